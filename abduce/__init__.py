@@ -1,0 +1,1 @@
+"""abduce: inference to the best explanation."""

@@ -1,0 +1,260 @@
+"""The contract between what thinks and what does.
+
+A *flow* is a generator. It yields a batch of requests and is sent one reply for each, in order;
+the requests of a batch run concurrently. Strategies, rewards, judges and policies are flows,
+composed by `yield from`; none of them calls a model, a tool, a clock or a global random generator.
+The driver (`orchestrator/driver.py`) carries requests out. Because a flow is deterministic given
+its seed and its replies, resuming is replaying, and a test needs no model:
+
+>>> def ask_twice(prompt: Prompt) -> Flow[str]:
+...     [samples] = yield [Generate(prompt, n=2)]
+...     return min(samples, key=lambda sample: len(sample.text)).text
+>>> flow = ask_twice(Prompt.user("2+2?"))
+>>> flow.send(None)[0].n
+2
+>>> try: flow.send([(Completion("four"), Completion("4"))])
+... except StopIteration as end: print(end.value)
+4
+
+| request    | reply                                         |
+|------------|-----------------------------------------------|
+| `Generate` | `tuple[Completion, ...]`, one for each sample  |
+| `LogProb`  | `LogLikelihood` of the given continuation      |
+| `Hidden`   | `tuple[float, ...]`, state of the last token   |
+| `Rate`     | `float`, the reward model's score              |
+| `CallTool` | `ToolResult`                                   |
+| `Recall`   | `tuple[str, ...]`, what the memory found       |
+| `Remember` | `None`                                         |
+| `Ask`      | `str`, what the human said                     |
+| `Note`     | `None`                                         |
+| `Fork`     | `tuple`, one result for each sub-flow          |
+
+A request that cannot be carried out is answered with a `Failure`, never with an exception: one
+failed call must not end a search.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+# ---------------------------------------------------------------- what is said to a model
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Chat messages, and the beginning of the assistant's turn that is to be continued.
+
+    `prefix_ids` are the tokens of `prefix` as the engine drew them; where given they are sent in
+    its place, so that a continuation hits the prefix cache exactly and log-probs belong to the text.
+    Without messages, `prefix` is sent as it is, with no chat template.
+    """
+
+    messages: tuple[Message, ...] = ()
+    prefix: str = ""
+    prefix_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def user(cls, text: str, *, system: str | None = None) -> "Prompt":
+        """A question to be answered from the beginning."""
+        head = (Message("system", system),) if system is not None else ()
+        return cls((*head, Message("user", text)))
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. The defaults sample the model's own distribution (no top-k, no top-p)
+    at temperature 0.8, the setting of the particle-filtering paper (arXiv 2502.01618)."""
+
+    temperature: float = 0.8
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+
+# ---------------------------------------------------------------- what comes back
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sample. `text` is the decoding of `ids`, up to and including the token that completed the
+    stop string; `content` is the text before that string."""
+
+    text: str
+    ids: tuple[int, ...] = ()  # empty where the engine gives none
+    logprobs: tuple[float, ...] = ()  # one for each id, natural log; empty unless asked for
+    finish: Literal["eos", "stop", "length"] = "eos"
+    stop: str = ""  # the stop string found
+    n_tokens: int = 0
+
+    @property
+    def content(self) -> str:
+        return self.text[: self.text.rindex(self.stop)] if self.stop else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class LogLikelihood:
+    """log p(continuation | prompt), token by token, natural log."""
+
+    logprobs: tuple[float, ...]
+
+    @property
+    def total(self) -> float:
+        return sum(self.logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool returned. `ok` is false where `text` tells the model what went wrong."""
+
+    text: str
+    ok: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The reply to a request that could not be carried out.
+
+    `kind`: "engine" (the call failed), "budget" (it was not affordable), "cancelled" (another branch
+    of the `Fork` won), "tool", "reward".
+    """
+
+    kind: str
+    message: str
+
+
+# ---------------------------------------------------------------- what it cost
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What calls consumed. Judges, rewards and retries count like everything else."""
+
+    input_tokens: int = 0  # prompt tokens sent, cached ones included
+    cached_tokens: int = 0  # of these, served from the prefix cache
+    output_tokens: int = 0
+    calls: int = 0
+    reward_passes: int = 0  # distinct states scored
+    tool_calls: int = 0
+    cost_usd: float = 0.0
+    joules: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed: prompt tokens not found in the cache, and output tokens."""
+        return self.input_tokens - self.cached_tokens + self.output_tokens
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)))
+
+
+# ---------------------------------------------------------------- requests
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Draw `n` independent completions. `model` is a role of the run ("policy", "reward", "judge" …).
+    Without a seed the driver derives one from the run's seed and the request's path in the flow."""
+
+    prompt: Prompt
+    n: int = 1
+    sampling: Sampling = Sampling()
+    seed: int | None = None
+    logprobs: bool = False
+    model: str = "policy"
+
+
+@dataclass(frozen=True, slots=True)
+class LogProb:
+    """Log-likelihood of exactly this continuation: its ids where known, else its text."""
+
+    prompt: Prompt
+    continuation: str = ""
+    continuation_ids: tuple[int, ...] = ()
+    model: str = "policy"
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """Last-layer hidden state of the last prompt token."""
+
+    prompt: Prompt
+    model: str = "policy"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Score of a (partial) answer by a served reward model; higher is better."""
+
+    prompt: Prompt
+    model: str = "reward"
+
+
+@dataclass(frozen=True, slots=True)
+class CallTool:
+    """Call a registered tool. `arguments` is a JSON object."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """The `k` memory entries most useful for the query."""
+
+    query: str
+    k: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Store an entry in the memory."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask the human."""
+
+    question: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A trace event of the strategy's own; `data` must be JSON. `reward_passes` states scored are
+    charged to the budget, since a reward may be computed without any call."""
+
+    kind: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    reward_passes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Run sub-flows concurrently, each at its own pace.
+
+    `until` is called after each branch that ends, with the results so far by branch index, in the
+    order in which they ended; once it returns true, the others are cancelled and answered with
+    `Failure("cancelled", …)`. Which branches win such a race is recorded in the journal.
+    """
+
+    flows: "tuple[Flow[Any], ...]"
+    until: Callable[[Mapping[int, Any]], bool] | None = None
+
+
+Request: TypeAlias = Generate | LogProb | Hidden | Rate | CallTool | Recall | Remember | Ask | Note | Fork
+# A reply's type follows from its request (table above); a static union would only force casts.
+Reply: TypeAlias = Any
+Flow: TypeAlias = Generator[Sequence[Request], Sequence[Reply], T]

@@ -1,0 +1,214 @@
+"""The contracts of search: task, state, policy, reward, strategy, result.
+
+A *policy* proposes steps, a *reward* scores partial solutions, a *strategy* decides which to draw, keep
+and return. All three are flows (`serving/flow.py`): they ask, and the driver does.
+
+    state ──propose──► steps ──extend──► states ──score──► numbers in [0, 1] ──strategy──► Result
+"""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from ..serving.base import Capability
+from ..serving.flow import Failure, Flow, Fork, Usage
+from ..serving.seeds import derive
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A verifiable demand on the answer, by id: `Check("numeric", {"value": 56})`."""
+
+    id: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be solved."""
+
+    question: str
+    choices: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One reasoning unit. `kind` is "text", "tool:<name>" or "result:<name>"; `last` says that the
+    model ended its turn with it; `logp` is the policy's log-probability of the step, where known."""
+
+    text: str
+    ids: tuple[int, ...] = ()
+    logp: float | None = None
+    n_tokens: int = 0
+    kind: str = "text"
+    last: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A partial solution: a linked list of steps, so that copying one is copying a pointer.
+
+    `lineage` names the draws that led here. Seeds derive from it, so what is drawn from a state does
+    not depend on when it is drawn or what is batched with it. States compare by identity: two draws
+    of the same text are two states; `text` tells whether they say the same.
+    """
+
+    task: Task
+    parent: "State | None" = None
+    step: Step | None = None
+    depth: int = 0
+    lineage: int = 0
+
+    def extend(self, step: Step, draw: int = 0) -> "State":
+        """The state after `step`, the `draw`-th one drawn from this state."""
+        return State(self.task, self, step, self.depth + 1, derive(self.lineage, draw))
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All steps, first to last."""
+        found: list[Step] = []
+        state: State | None = self
+        while state is not None and state.step is not None:
+            found.append(state.step)
+            state = state.parent
+        return tuple(reversed(found))
+
+    @cached_property
+    def text(self) -> str:
+        """Everything written so far."""
+        if self.parent is None or self.step is None:
+            return ""
+        return self.parent.text + self.step.text
+
+    @cached_property
+    def ids(self) -> tuple[int, ...]:
+        """Token ids of `text`; empty where any step lacks them."""
+        if self.parent is None or self.step is None:
+            return ()
+        if not self.step.ids or (self.parent.depth and not self.parent.ids):
+            return ()
+        return self.parent.ids + self.step.ids
+
+    @property
+    def logp(self) -> float | None:
+        """log p(text | task) under the policy; None where any step lacks it."""
+        known = [step.logp for step in self.steps]
+        return None if None in known else sum(x for x in known if x is not None)
+
+
+Proposal: TypeAlias = Step | Failure
+Score: TypeAlias = float | Failure
+
+
+class Policy:
+    """Draws the next steps of partial solutions. Subclasses define `propose`, `terminal`, `answer`."""
+
+    requires: Mapping[str, frozenset[Capability]] = {"policy": frozenset({"generate"})}
+
+    def propose(
+        self, states: Sequence[State], counts: Sequence[int], seeds: Sequence[int]
+    ) -> Flow[list[list[Proposal]]]:
+        """`counts[i]` independent draws of the step after `states[i]`, one batch; duplicates are
+        returned as drawn, failed draws as `Failure`."""
+        raise NotImplementedError
+
+    def terminal(self, state: State) -> bool:
+        """Whether the solution is finished. Nothing is proposed from such a state."""
+        raise NotImplementedError
+
+    def answer(self, state: State) -> Hashable | None:
+        """The canonical answer of a finished solution, for voting; None where it holds none."""
+        raise NotImplementedError
+
+    def force(self, states: Sequence[State], seeds: Sequence[int]) -> Flow[list[Proposal]]:
+        """One last step each, that gives an answer now. By default an ordinary step."""
+        drawn = yield from self.propose(states, [1] * len(states), seeds)
+        return [proposals[0] for proposals in drawn]
+
+    def complete(self, state: State, n: int, *, seed: int, first_draw: int = 0) -> "Flow[list[Outcome]]":
+        """`n` independent finished solutions from `state`, each at its own pace."""
+        [proposals] = yield from self.propose([state], [n], [derive(seed, state.lineage, first_draw)])
+        branches = [self._to_end(state, p, first_draw + i, seed) for i, p in enumerate(proposals)]
+        [ended] = yield [Fork(tuple(branches))]
+        return list(ended)
+
+    def _to_end(self, state: State, proposal: Proposal, draw: int, seed: int) -> "Flow[Outcome]":
+        while not isinstance(proposal, Failure):
+            state = state.extend(proposal, draw)
+            if self.terminal(state):
+                return state
+            [[proposal]] = yield from self.propose([state], [1], [derive(seed, state.lineage, 0)])
+            draw = 0
+        return proposal
+
+
+Outcome: TypeAlias = State | Failure
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Scores partial and finished solutions in [0, 1]; the same text gets the same score.
+
+    A state that cannot be scored gets a `Failure` that says why, never a made-up number. What the task
+    lacks for any scoring at all (no checks, say) is a `UsageError`.
+    """
+
+    def score(self, states: Sequence[State]) -> Flow[list[Score]]:
+        """One score for each state, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One finished solution of the pool a result was chosen from."""
+
+    answer: Hashable | None
+    text: str
+    score: float | None = None
+    weight: float | None = None  # normalised, for methods that weigh their pool
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What every strategy returns: the answer, and the evidence for it.
+
+    `complete` is false where a limit, a failing engine or an interrupt ended the search early;
+    `diagnostics["stopped"]` then says what did. `usage` counts every call of the run.
+    """
+
+    answer: Hashable | None
+    text: str
+    candidates: tuple[Candidate, ...] = ()
+    complete: bool = True
+    usage: Usage = Usage()
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Strategy(Protocol):
+    """A frozen dataclass with its parameters."""
+
+    def solve(self, task: Task, *, seed: int) -> Flow[Result]:
+        """Solve the task; catches `SearchEnded` and returns the best so far."""
+        ...
+
+
+def requirements(part: Any) -> dict[str, frozenset[Capability]]:
+    """What a strategy with all its parts (policy, reward, inner strategies) needs, role by role."""
+    needed: dict[str, frozenset[Capability]] = {}
+    for owner in _parts(part):
+        for role, capabilities in getattr(owner, "requires", {}).items():
+            needed[role] = needed.get(role, frozenset()) | capabilities
+    return needed
+
+
+def _parts(part: Any) -> Iterator[Any]:
+    yield part
+    if is_dataclass(part):
+        for f in fields(part):
+            value = getattr(part, f.name)
+            if is_dataclass(value) or isinstance(value, Policy):
+                yield from _parts(value)
