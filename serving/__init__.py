@@ -1,0 +1,90 @@
+"""What serves a model: the contract of an engine (`base`), what is said to it (`flow`), the engines.
+
+Each engine is imported when first asked for. Third parties add theirs through the entry-point group
+`abduce.engines`: a name, and a class or function that returns an `Engine`.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from inspect import Parameter, signature
+from typing import Any, NamedTuple
+
+from .base import Capability, Engine
+from .errors import UnknownName, UsageError
+
+
+class Built(NamedTuple):
+    """Where an engine is, and what it gives, to be told without importing it."""
+
+    file: str
+    kind: str
+    capabilities: frozenset[Capability]
+
+
+ENGINES: dict[str, Built] = {
+    "embedded": Built(
+        "embedded",
+        "Embedded",
+        frozenset({"generate", "logprobs", "logprob", "hidden", "token_ids", "seed"}),
+    ),
+    "scripted": Built("scripted", "Scripted", frozenset({"generate", "logprobs", "seed"})),
+    "synthetic": Built(
+        "synthetic",
+        "Synthetic",
+        frozenset({"generate", "logprobs", "logprob", "rate", "token_ids", "seed"}),
+    ),
+}
+"""The engines of this package."""
+
+
+def engine(spec: str | Engine | Mapping[str, Any]) -> Engine:
+    """An engine from its description.
+
+    `"embedded"`, `"embedded:models/qwen.gguf"` (after the colon: the engine's first parameter), or
+    `{"engine": "embedded", "model": "models/qwen.gguf", "slots": 8}`; an Engine is returned as it is.
+    Raises UnknownName for an engine that does not exist, UsageError for parameters it does not have.
+
+    >>> engine({"engine": "synthetic", "depth": 3}).name
+    'synthetic'
+    """
+    if isinstance(spec, Engine):
+        return spec
+    if isinstance(spec, str):
+        name, _, first = spec.partition(":")
+        make = _maker(name)
+        return _make(name, make, {next(iter(signature(make).parameters)): first} if first else {})
+    words = dict(spec)
+    if "engine" not in words:
+        raise UsageError(f"An engine needs its name: {{engine: embedded, ...}}, got keys {', '.join(words)}.")
+    name = words.pop("engine")
+    return _make(name, _maker(name), words)
+
+
+def _maker(name: object) -> Callable[..., Engine]:
+    if isinstance(name, str) and name in ENGINES:
+        built = ENGINES[name]
+        found: Callable[..., Engine] = getattr(import_module(f".{built.file}", __name__), built.kind)
+        return found
+    third_party = {e.name: e for e in entry_points(group="abduce.engines")}
+    if isinstance(name, str) and name in third_party:
+        loaded: Callable[..., Engine] = third_party[name].load()
+        return loaded
+    raise UnknownName("engine", name, [*ENGINES, *third_party])
+
+
+def _make(name: str, make: Callable[..., Engine], words: Mapping[str, Any]) -> Engine:
+    parameters = signature(make).parameters
+    allowed = ", ".join(["engine", *parameters])
+    if not any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values()):
+        for key in words:
+            if key not in parameters:
+                raise UsageError(f"The engine {name!r} has no parameter {key!r}. Allowed: {allowed}.")
+    for key, parameter in parameters.items():
+        if (
+            parameter.default is Parameter.empty
+            and key not in words
+            and parameter.kind < Parameter.VAR_POSITIONAL
+        ):
+            raise UsageError(f"The engine {name!r} needs {key!r}. Allowed: {allowed}.")
+    return make(**words)

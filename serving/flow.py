@@ -88,7 +88,7 @@ class Sampling:
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One sample. `text` is the decoding of `ids`, up to and including the token that completed the
-    stop string; `content` is the text before that string."""
+    stop string."""
 
     text: str
     ids: tuple[int, ...] = ()  # empty where the engine gives none
@@ -99,6 +99,7 @@ class Completion:
 
     @property
     def content(self) -> str:
+        """The text before the stop string."""
         return self.text[: self.text.rindex(self.stop)] if self.stop else self.text
 
 
@@ -110,6 +111,7 @@ class LogLikelihood:
 
     @property
     def total(self) -> float:
+        """Log-probability of the whole continuation."""
         return sum(self.logprobs)
 
 

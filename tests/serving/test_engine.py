@@ -1,0 +1,67 @@
+"""The factory `abduce.serving.engine`."""
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import pytest
+
+import abduce.serving
+from abduce.serving import ENGINES, engine
+from abduce.serving.base import Engine
+from abduce.serving.embedded import Embedded
+from abduce.serving.errors import UnknownName, UsageError
+from abduce.serving.scripted import Scripted
+from abduce.serving.synthetic import Synthetic
+
+
+def test_an_engine_passes_through() -> None:
+    mine = Scripted("yes")
+    assert engine(mine) is mine
+
+
+def test_what_follows_the_colon_is_the_first_parameter() -> None:
+    made = engine("embedded:some/model.gguf")
+    assert isinstance(made, Embedded)
+    assert made.model == "some/model.gguf"  # not looked for before the first call
+
+
+def test_a_mapping_gives_parameters() -> None:
+    made = engine({"engine": "synthetic", "alphabet": "xy", "depth": 2})
+    assert isinstance(made, Synthetic)
+    assert (made.alphabet, made.depth) == ("xy", 2)
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "told"),
+    [
+        ("embeded", UnknownName, "Did you mean 'embedded'"),
+        ({"engine": "nothing"}, UnknownName, "Known: embedded"),
+        (
+            {"engine": "embedded", "modle": "x"},
+            UsageError,
+            "no parameter 'modle'. Allowed: engine, model, slots",
+        ),
+        ({"model": "x"}, UsageError, "needs its name"),
+        ({"engine": "embedded", "slots": "many"}, UsageError, "slots must be a positive integer"),
+        ("scripted", UsageError, "needs 'replies'"),
+    ],
+)
+def test_mistakes_say_what_to_write(spec: Any, error: type[UsageError], told: str) -> None:
+    with pytest.raises(error, match=told):
+        engine(spec)
+
+
+def test_third_parties_add_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = EntryPoint("theirs", "abduce.serving.scripted:Scripted", "abduce.engines")
+    monkeypatch.setattr(abduce.serving, "entry_points", lambda group: [theirs])
+    assert isinstance(engine({"engine": "theirs", "replies": "yes"}), Engine)
+    with pytest.raises(UnknownName, match="theirs"):
+        engine("their")
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_engines_are_imported_when_asked_for(name: str) -> None:
+    code = f"import sys, abduce.serving; assert 'abduce.serving.{name}' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
