@@ -1,0 +1,53 @@
+"""Synchronous doors: one event loop in a background thread, shared by all synchronous calls.
+
+So `solve()` works in a plain script and inside a running loop (a notebook) alike, and engines keep
+their connections from call to call.
+"""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import CancelledError
+from typing import Any, TypeVar
+
+from ..serving.errors import UsageError
+
+T = TypeVar("T")
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+_thread: threading.Thread | None = None
+
+
+def wait_for(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end and return the result. Ctrl-C cancels the work, waits for it, and is raised again."""
+    if threading.current_thread() is _thread:  # what was to be waited for would wait for us
+        work.close()
+        raise UsageError("solve() was called inside a search, by an engine or tool of yours. Await asolve().")
+    running = asyncio.run_coroutine_threadsafe(work, _background_loop())
+    try:
+        return running.result()
+    except KeyboardInterrupt:
+        running.cancel()
+        # The future is cancelled at once, its task only soon: let the task close its files first.
+        asyncio.run_coroutine_threadsafe(_all_done(), _background_loop()).result(timeout=10)
+        raise
+    except CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def _background_loop() -> asyncio.AbstractEventLoop:
+    global _loop, _thread
+    with _lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            _thread = threading.Thread(target=_loop.run_forever, name="abduce", daemon=True)
+            _thread.start()
+        return _loop
+
+
+async def _all_done() -> None:
+    """Wait for the tasks that are being cancelled."""
+    me = asyncio.current_task()
+    ending = [task for task in asyncio.all_tasks() if task is not me and task.cancelling()]
+    await asyncio.gather(*ending, return_exceptions=True)

@@ -1,0 +1,458 @@
+"""The driver: the only place where requests are carried out.
+
+It sends each batch of a flow to the services concurrently and owns concurrency limits, retries, the
+budget, the journal, the trace, cancellation and deadlines.
+
+    flow ──batch──► driver ──► journal? ──► ledger ──► engine | tool | memory | human
+         ◄─replies─        ◄── commit ◄── settle ◄───────────┘
+
+A request that fails is answered with a `Failure`. A batch of which nothing was affordable throws
+`BudgetExhausted` into the flow, which returns its best so far.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Protocol, TypeVar
+
+from ..serving.base import Engine, Served
+from ..serving.errors import BudgetExhausted, EngineError, SearchEnded, TransientError
+from ..serving.flow import (
+    Ask,
+    CallTool,
+    Failure,
+    Flow,
+    Fork,
+    Generate,
+    Hidden,
+    LogProb,
+    Note,
+    Rate,
+    Recall,
+    Remember,
+    Request,
+    ToolResult,
+    Usage,
+)
+from ..serving.seeds import derive
+from .journal import Entry, Journal
+from .ledger import Budget, Ledger, Need
+from .trace import Called, Event, Exhausted, Noted, Observer, Path
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Tool(Protocol):
+    """What the driver needs of a tool (`tools/base.py`)."""
+
+    async def call(self, arguments: Mapping[str, Any]) -> ToolResult:
+        """Run the tool; a fault the model can mend is a result that is not `ok`."""
+        ...
+
+
+class Memory(Protocol):
+    """What the driver needs of a memory store."""
+
+    async def recall(self, query: str, k: int) -> tuple[str, ...]:
+        """The `k` entries most useful for the query."""
+        ...
+
+    async def remember(self, text: str) -> None:
+        """Store an entry."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Who answers what. Engines go by role; a role without its own engine is served by "policy"."""
+
+    engines: Mapping[str, Engine] = field(default_factory=dict)
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+    memory: Memory | None = None
+    human: Callable[[str, Sequence[str]], Awaitable[str]] | None = None
+
+    def engine(self, role: str) -> Engine:
+        """The engine of a role. Raises EngineError if there is none."""
+        engine = self.engines.get(role) or self.engines.get("policy")
+        if engine is None:
+            raise EngineError(f"No engine for the role {role!r}. Give the run a model.")
+        return engine
+
+
+class Driver:
+    """Carries out one run."""
+
+    def __init__(
+        self,
+        services: Services,
+        *,
+        seed: int = 0,
+        budget: Budget | None = None,
+        journal: Journal | None = None,
+        observers: Iterable[Observer] = (),
+        concurrency: int | None = None,
+        retries: int = 2,
+        backoff_s: float = 0.2,
+    ) -> None:
+        self.services = services
+        self.seed = seed
+        self.budget = budget or Budget()
+        self.ledger = Ledger(self.budget)
+        self.journal = journal
+        self._observers = tuple(observers)
+        self._concurrency = concurrency
+        self._retries = retries
+        self._backoff_s = backoff_s
+        self._gates: dict[str, AbstractAsyncContextManager[Any]] = {}
+        self._calls: set[asyncio.Task[Any]] = set()  # calls a deadline would cancel
+        self._expired = False
+        self._open: set[Path] = set()  # branches not begun and batches not delivered, if cancelled now
+        self._cut: set[Path] = set()  # the same, of branches that lost their race before a resume
+        self._t0 = perf_counter()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the run began, time before a resume included."""
+        return perf_counter() - self._t0
+
+    async def run(self, flow: Flow[T]) -> T:
+        """Run a flow to its end and return what it returns. Raises what the flow raises."""
+        self._t0 = perf_counter() - (self.journal.elapsed_s if self.journal else 0.0)
+        if self.budget.seconds is None:
+            return await self._drive(flow, ())
+        left = self.budget.seconds - self.elapsed_s
+        alarm = asyncio.get_running_loop().call_later(max(0.0, left), self._expire)
+        try:
+            return await self._drive(flow, ())
+        finally:
+            alarm.cancel()
+
+    # ------------------------------------------------------------ flows
+
+    async def _drive(self, flow: Flow[T], path: Path, *, replay_only: bool = False) -> T:
+        """One flow, batch by batch. `replay_only` runs a branch that lost its race before a resume."""
+        turn = 0
+        here: Path = path
+        self._open.discard(path)
+        try:
+            if path in self._cut:
+                raise _Unanswered
+            batch = next(flow)
+            while True:
+                here = (*path, turn)
+                turn += 1
+                try:
+                    replies = await self._batch(batch, here, replay_only)
+                except SearchEnded as end:
+                    self._emit(Exhausted(here, str(end), self.elapsed_s))
+                    if not path:
+                        self.ledger.open_reserve()
+                    batch = flow.throw(end)
+                else:
+                    batch = flow.send(replies)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        except asyncio.CancelledError:
+            self._open.add(here)
+            raise
+        finally:
+            flow.close()
+
+    async def _batch(self, batch: Sequence[Request], path: Path, replay_only: bool) -> list[Any]:
+        replies: list[Any] = [None] * len(batch)
+        waiting: list[int] = []
+        for i, request in enumerate(batch):
+            if type(request) is Note:
+                self._note(request, (*path, i))
+            else:
+                waiting.append(i)
+        if len(waiting) == 1:
+            [i] = waiting
+            replies[i] = await self._answer(batch[i], (*path, i), replay_only)
+        elif waiting:
+            calls = (self._answer(batch[i], (*path, i), replay_only) for i in waiting)
+            answers = await (_all_then_raise if replay_only else _together)(calls)
+            for i, answer in zip(waiting, answers, strict=True):
+                replies[i] = answer
+        if path in self._cut:
+            raise _Unanswered
+        refused = [reply for reply in replies if type(reply) is BudgetExhausted]
+        if refused and len(refused) == len(waiting):
+            raise refused[0]
+        if refused:
+            return [Failure("budget", str(r)) if type(r) is BudgetExhausted else r for r in replies]
+        return replies
+
+    def _note(self, note: Note, path: Path) -> None:
+        if note.reward_passes:
+            self.ledger.charge(Usage(reward_passes=note.reward_passes))
+        if self._observers:
+            self._emit(Noted(path, note.kind, note.data, self.elapsed_s))
+
+    async def _fork(self, fork: Fork, path: Path, replay_only: bool) -> tuple[Any, ...]:
+        self._open.update((*path, b) for b in range(len(fork.flows)))
+        if fork.until is None:
+            branches = (self._branch(flow, (*path, b), replay_only) for b, flow in enumerate(fork.flows))
+            return tuple(await (_all_then_raise if replay_only else _together)(branches))
+        return await self._race(fork.flows, fork.until, path, replay_only)
+
+    async def _race(
+        self,
+        flows: Sequence[Flow[Any]],
+        until: Callable[[Mapping[int, Any]], bool],
+        path: Path,
+        replay_only: bool,
+    ) -> tuple[Any, ...]:
+        known = self.journal.get(path, _RACE) if self.journal else None
+        began = self.elapsed_s
+        lost: list[Any] = [Failure("cancelled", "another branch won")] * len(flows)
+        if known is not None or replay_only:
+            winners, cut = known.reply if known is not None else ((), ())
+            self._cut.update(cut)
+            branches = (
+                self._branch(flow, (*path, b), False) if b in winners else self._lost(flow, (*path, b))
+                for b, flow in enumerate(flows)
+            )
+            results = await _together(branches)
+            if known is None:
+                raise _Unanswered
+            return tuple(r if b in winners else lost[b] for b, r in enumerate(results))
+        tasks = {
+            asyncio.ensure_future(self._branch(flow, (*path, b), False)): b for b, flow in enumerate(flows)
+        }
+        ended: dict[int, Any] = {}
+        try:
+            running = set(tasks)
+            while running and not (ended and until(ended)):
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in sorted(done, key=tasks.__getitem__):
+                    ended[tasks[task]] = task.result()
+                    if until(ended):
+                        break
+        finally:
+            await _cancel(tasks)
+        if self.journal is not None:
+            cut = tuple(sorted(p for p in self._open if p[: len(path)] == path))
+            entry = Entry((tuple(ended), cut), Usage(), began, self.elapsed_s - began)
+            await self.journal.append(path, _RACE, entry)
+        return tuple(ended.get(b, lost[b]) for b in range(len(flows)))
+
+    async def _branch(self, flow: Flow[Any], path: Path, replay_only: bool) -> Any:
+        try:
+            return await self._drive(flow, path, replay_only=replay_only)
+        except BudgetExhausted as end:
+            return Failure("budget", str(end))
+
+    async def _lost(self, flow: Flow[Any], path: Path) -> None:
+        """Replay a branch that lost its race as far as it got: what it spent and noted counts."""
+        with suppress(_Unanswered):
+            await self._branch(flow, path, True)
+
+    # ------------------------------------------------------------ requests
+
+    async def _answer(self, request: Request, path: Path, replay_only: bool) -> Any:
+        """The reply to one request, or the BudgetExhausted that refused it."""
+        if type(request) is Fork:
+            return await self._fork(request, path, replay_only)
+        if self.journal is None:
+            return await self._call(request, path)
+        entry = self.journal.get(path, request)
+        if entry is None:
+            if replay_only:
+                raise _Unanswered
+            return await self._call(request, path)
+        self.ledger.charge(entry.usage)
+        if self._observers and type(entry.reply) is not BudgetExhausted:
+            self._emit(Called(path, request, *entry, replayed=True))
+        return entry.reply
+
+    async def _call(self, request: Any, path: Path) -> Any:
+        began = self.elapsed_s
+        spent, attempts = Usage(), 1
+        try:
+            need = await self._admit(request)
+            try:
+                reply, spent, attempts = await self._within_deadline(self._try(request, path))
+            finally:
+                if need is not None:
+                    self.ledger.settle(need, spent)
+                else:
+                    self.ledger.charge(spent)
+        except BudgetExhausted as end:
+            reply = end
+        entry = Entry(reply, spent, began, self.elapsed_s - began)
+        try:
+            if self.journal is not None:
+                await self.journal.append(path, request, entry)
+        finally:  # cancelled meanwhile, it is stored and spent all the same
+            if self._observers and type(reply) is not BudgetExhausted:
+                self._emit(Called(path, request, *entry, attempts))
+        return reply
+
+    async def _admit(self, request: Any) -> Need | None:
+        """Reserve the call's worst case. Raises BudgetExhausted if it must not start."""
+        if self._expired:
+            raise self._out_of_time()
+        if not self.ledger.limited:
+            return None
+        need = self._need(request)
+        await self.ledger.reserve(need)
+        if self._expired:  # while it waited its turn
+            self.ledger.settle(need, Usage())
+            raise self._out_of_time()
+        return need
+
+    async def _try(self, request: Any, path: Path) -> tuple[Any, Usage, int]:
+        """Carry a request out, again after a transient fault. Returns reply, usage and attempts."""
+        send = _SERVICES[type(request)]
+        spent = Usage()
+        attempt = 1
+        while True:
+            try:
+                served = await send(self, request, path)
+            except TransientError as fault:
+                spent += Usage(calls=1)
+                if attempt > self._retries:
+                    return Failure("engine", f"{fault} (tried {attempt} times)"), spent, attempt
+                await asyncio.sleep(self._backoff_s * 2 ** (attempt - 1))
+                attempt += 1
+            except Exception as fault:
+                log.debug("%s failed", type(request).__name__, exc_info=True)
+                reason = str(fault) if isinstance(fault, EngineError) else f"{type(fault).__name__}: {fault}"
+                kind = _FAULTS.get(type(request), "engine")
+                return Failure(kind, reason), spent + Usage(calls=1), attempt
+            else:
+                return served.value, spent + served.usage if attempt > 1 else served.usage, attempt
+
+    async def _within_deadline(self, call: Coroutine[Any, Any, T]) -> T:
+        """Await a call so that the deadline, and only it, turns its cancellation into BudgetExhausted."""
+        if self.budget.seconds is None:
+            return await call
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.add(task)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            if self._expired and not task.uncancel():
+                raise self._out_of_time() from None
+            raise
+        finally:
+            self._calls.discard(task)
+
+    def _expire(self) -> None:
+        self._expired = True
+        for task in self._calls:
+            task.cancel()
+
+    def _out_of_time(self) -> BudgetExhausted:
+        return BudgetExhausted("seconds", self.budget.seconds or 0.0)
+
+    def _need(self, request: Any) -> Need:
+        if isinstance(request, (Generate, LogProb, Hidden, Rate)):
+            engine = self.services.engine(request.model)
+            tokens = engine.count_tokens(request.prompt)
+            cap = request.n * request.sampling.max_tokens if isinstance(request, Generate) else 0
+            return Need.of(input_tokens=tokens, output_cap=cap)
+        return Need.of(calls=0, tool_calls=int(type(request) is CallTool))
+
+    # ------------------------------------------------------------ services
+
+    async def _generate(self, request: Generate, path: Path) -> Served[Any]:
+        seed = request.seed if request.seed is not None else derive(self.seed, *path)
+        engine = self.services.engine(request.model)
+        async with self._gate(engine):
+            return await engine.generate(request, seed=seed)
+
+    async def _model(self, request: LogProb | Hidden | Rate, path: Path) -> Served[Any]:
+        engine = self.services.engine(request.model)
+        async with self._gate(engine):
+            if isinstance(request, LogProb):
+                return await engine.logprob(request)
+            if isinstance(request, Hidden):
+                return await engine.hidden(request)
+            return await engine.rate(request)
+
+    async def _tool(self, request: CallTool, path: Path) -> Served[Any]:
+        tool = self.services.tools.get(request.name)
+        if tool is None:
+            known = ", ".join(sorted(self.services.tools)) or "none"
+            return Served(ToolResult(f"No tool named {request.name!r}. Known: {known}.", ok=False), Usage())
+        return Served(await tool.call(request.arguments), Usage(tool_calls=1))
+
+    async def _memory(self, request: Recall | Remember, path: Path) -> Served[Any]:
+        if self.services.memory is None:
+            raise EngineError("This run has no memory. Give it one with memory=….")
+        if isinstance(request, Recall):
+            return Served(await self.services.memory.recall(request.query, request.k), Usage())
+        await self.services.memory.remember(request.text)
+        return Served(None, Usage())
+
+    async def _human(self, request: Ask, path: Path) -> Served[Any]:
+        if self.services.human is None:
+            raise EngineError("This run has nobody to ask. Give it human=….")
+        return Served(await self.services.human(request.question, request.choices), Usage())
+
+    def _gate(self, engine: Engine) -> AbstractAsyncContextManager[Any]:
+        """The concurrency limit of an engine, the tighter of its own and the run's."""
+        if engine.max_concurrency is None and self._concurrency is None:
+            return _OPEN
+        key = str(id(engine))
+        if key not in self._gates:
+            limits = [n for n in (engine.max_concurrency, self._concurrency) if n is not None]
+            self._gates[key] = asyncio.Semaphore(min(limits))
+        return self._gates[key]
+
+    def _emit(self, event: Event) -> None:
+        for observer in self._observers:
+            observer(event)
+
+
+_OPEN: AbstractAsyncContextManager[Any] = nullcontext()
+_SERVICES: dict[type, Callable[[Driver, Any, Path], Coroutine[Any, Any, Served[Any]]]] = {
+    Generate: Driver._generate,
+    LogProb: Driver._model,
+    Hidden: Driver._model,
+    Rate: Driver._model,
+    CallTool: Driver._tool,
+    Recall: Driver._memory,
+    Remember: Driver._memory,
+    Ask: Driver._human,
+}
+_RACE: tuple[int, ...] = ()  # a race is filed under it; the reply: branches as they ended, what was cut off
+_FAULTS: dict[type, str] = {CallTool: "tool", Recall: "memory", Remember: "memory", Ask: "human"}
+
+
+class _Unanswered(Exception):
+    """A branch that lost its race got no further than this."""
+
+
+async def _together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order; if one raises, the others are cancelled first."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        await _cancel(tasks)
+        raise
+
+
+async def _all_then_raise(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order; if one raises, the others end first, so that all that is known is replayed."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, BudgetExhausted):
+            raise result
+    return results  # type: ignore[return-value]
+
+
+async def _cancel(tasks: Iterable["asyncio.Future[Any]"]) -> None:
+    open_tasks = [task for task in tasks if not task.done()]
+    for task in open_tasks:
+        task.cancel()
+    await asyncio.gather(*open_tasks, return_exceptions=True)

@@ -1,0 +1,229 @@
+"""The budget: what may be spent, what is spent, what is promised to calls in flight.
+
+Every call reserves its worst case before it starts and settles what it used after. A call whose worst
+case does not fit waits until the calls in flight have settled; then it starts if anything is left, and
+the search ends if nothing is. So the overshoot is at most one call's own output cap, however many
+branches run at once, and a batch is admitted in the same waves whatever the order of the replies.
+
+    0 ─────── used ─────── reserved ─────── soft limit ── finish ── limit
+                                            └ the search ends here, and may use the rest to finalise
+"""
+
+import asyncio
+import math
+import re
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+from ..serving.errors import BudgetExhausted, UsageError
+from ..serving.flow import Usage
+
+_FINISHING = frozenset({"tokens", "output_tokens", "calls"})  # what a finalising call consumes
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Any subset of limits on a run; None is no limit.
+
+    `tokens` counts prompt tokens not found in the prefix cache and output tokens, of every call, judges
+    and rewards included. `finish` is the share kept back for the strategy's own finalisation.
+
+    >>> Budget.parse("8k tokens, 60 s")
+    Budget(tokens=8000, seconds=60)
+    """
+
+    tokens: float | None = None
+    output_tokens: float | None = None
+    calls: float | None = None
+    reward_passes: float | None = None
+    tool_calls: float | None = None
+    cost_usd: float | None = None
+    joules: float | None = None
+    seconds: float | None = None
+    finish: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, limit in self.limits().items():
+            if not (isinstance(limit, (int, float)) and limit >= 0):
+                raise UsageError(
+                    f"budget.{name} must be a number ≥ 0, got {limit!r}. Write e.g. {name}=1000."
+                )
+        if not 0 <= self.finish < 1:
+            raise UsageError(
+                f"budget.finish must be in [0, 1), got {self.finish}. Write 0.1 to keep back a tenth."
+            )
+
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, by name."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "finish"}
+        return {name: limit for name, limit in named.items() if limit is not None}
+
+    def __repr__(self) -> str:
+        return f"Budget({', '.join(f'{name}={limit:g}' for name, limit in self.limits().items())})"
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """From words: a number (k and M allowed) and a resource, separated by commas."""
+        limits: dict[str, float] = {}
+        for part in text.split(","):
+            match = _AMOUNT.fullmatch(part.strip())
+            unit = _UNITS.get(match["unit"].strip().lower().replace(" ", "_")) if match else None
+            if match is None or unit is None:
+                raise UsageError(
+                    f"Cannot read the budget {part.strip()!r}. Write a number and one of "
+                    f"{', '.join(sorted(set(_UNITS.values())))}: e.g. '8k tokens, 60 s'."
+                )
+            amount = float(match["number"]) * {"": 1, "k": 1e3, "m": 1e6}[match["scale"].lower()]
+            limits[unit] = int(amount) if amount.is_integer() else amount
+        return cls(**limits)
+
+
+_AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<scale>[kKM]?)\s+(?P<unit>[A-Za-z_ ]+)")
+_UNITS = {f.name: f.name for f in fields(Budget) if f.name != "finish"} | {
+    "token": "tokens",
+    "output_token": "output_tokens",
+    "call": "calls",
+    "reward_pass": "reward_passes",
+    "tool_call": "tool_calls",
+    "usd": "cost_usd",
+    "s": "seconds",
+    "sec": "seconds",
+    "second": "seconds",
+}
+
+
+class Need(NamedTuple):
+    """What a call may spend, by resource: at most, and at least if it starts at all."""
+
+    worst: Mapping[str, float]
+    least: Mapping[str, float]
+
+    @classmethod
+    def of(cls, *, input_tokens: int = 0, output_cap: int = 0, calls: int = 1, tool_calls: int = 0) -> "Need":
+        """The need of one call. Money, energy and reward passes are known only afterwards: a call may
+        start while anything is left of them."""
+        fixed = {"calls": calls, "tool_calls": tool_calls}
+        some = {"cost_usd": _TRACE, "joules": _TRACE, "reward_passes": _TRACE}
+        first = min(output_cap, 1)
+        return cls(
+            {**fixed, **some, "tokens": input_tokens + output_cap, "output_tokens": output_cap},
+            {**fixed, **some, "tokens": input_tokens + first, "output_tokens": first},
+        )
+
+
+_TRACE = 1e-12
+
+
+class Ledger:
+    """The account of one run."""
+
+    def __init__(self, budget: Budget) -> None:
+        limits = budget.limits()
+        limits.pop("seconds", None)
+        self._limits = limits
+        self._soft = {
+            name: limit - math.floor(limit * budget.finish) if name in _FINISHING else limit
+            for name, limit in limits.items()
+        }
+        self._used: dict[str, Any] = {f.name: f.default for f in fields(Usage)}
+        self._reserved = dict.fromkeys(limits, 0.0)
+        self._in_flight = 0
+        self._waiting: deque[tuple[Need, asyncio.Future[None]]] = deque()
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is anything to reserve."""
+        return bool(self._limits)
+
+    @property
+    def usage(self) -> Usage:
+        """Everything spent so far."""
+        return Usage(**self._used)
+
+    def remaining(self) -> dict[str, float]:
+        """What is left of each limited resource."""
+        return {name: limit - self._spent(name) for name, limit in self._limits.items()}
+
+    def open_reserve(self) -> None:
+        """Let finalisation use what was kept back for it."""
+        self._soft = dict(self._limits)
+
+    async def reserve(self, need: Need) -> None:
+        """Promise the worst case to a call. Raises BudgetExhausted once nothing is left for it."""
+        if not self._waiting:
+            if self._fits(need.worst):
+                self._promise(need)
+                return
+            if not self._in_flight:
+                self._start_or_refuse(need)
+                return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((need, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.settle(need, Usage())  # admitted, then cancelled before it could start
+            raise
+
+    def settle(self, need: Need, spent: Usage) -> None:
+        """Replace a promise by what was spent."""
+        self.charge(spent)
+        for name in self._reserved:
+            self._reserved[name] -= need.worst[name]
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._admit_waiting()
+
+    def charge(self, spent: Usage) -> None:
+        """Count what no call had reserved."""
+        used = self._used
+        used["input_tokens"] += spent.input_tokens
+        used["cached_tokens"] += spent.cached_tokens
+        used["output_tokens"] += spent.output_tokens
+        used["calls"] += spent.calls
+        used["reward_passes"] += spent.reward_passes
+        used["tool_calls"] += spent.tool_calls
+        used["cost_usd"] += spent.cost_usd
+        used["joules"] += spent.joules
+
+    def _spent(self, name: str) -> float:
+        if name == "tokens":
+            return float(self.usage.tokens)
+        return float(self._used[name])
+
+    def _fits(self, amount: Mapping[str, float]) -> bool:
+        return all(
+            self._spent(name) + self._reserved[name] + amount[name] <= limit
+            for name, limit in self._soft.items()
+        )
+
+    def _promise(self, need: Need) -> None:
+        for name in self._reserved:
+            self._reserved[name] += need.worst[name]
+        self._in_flight += 1
+
+    def _start_or_refuse(self, need: Need) -> None:
+        """With nothing in flight: start a call that may overshoot by its own output, or end the search."""
+        for name, limit in self._soft.items():
+            if self._spent(name) + need.least[name] > limit:
+                raise BudgetExhausted(name, self._limits[name])
+        self._promise(need)
+
+    def _admit_waiting(self) -> None:
+        while self._waiting:
+            need, turn = self._waiting[0]
+            if not turn.done():  # else cancelled while it waited
+                if self._in_flight and not self._fits(need.worst):
+                    return
+                try:
+                    if self._in_flight:
+                        self._promise(need)
+                    else:
+                        self._start_or_refuse(need)
+                    turn.set_result(None)
+                except BudgetExhausted as end:
+                    turn.set_exception(end)
+            self._waiting.popleft()

@@ -1,0 +1,168 @@
+"""What happened in a run: typed events, and the file they are kept in.
+
+An event names the path of its request in the flow: `(2, 0)` is the first request of the third batch,
+`(2, 0, 5, 1, 0)` the first request of the second batch of branch 5 of a fork made there. Events arrive
+as things happen; sorted by path they are the same for the same seed, whatever was concurrent.
+
+Observers are functions of an event. The screen (`live.py`) and the file (`JsonLines`) only render.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as File
+from typing import Any, ClassVar, TypeAlias
+
+import orjson
+
+from ..serving.errors import UsageError
+from ..serving.flow import Usage
+from .codec import dumps
+
+Path: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """First event of a run."""
+
+    kind: ClassVar[str] = "run_started"
+    run: str
+    question: str
+    seed: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    path: Path = ()
+    t: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A request was answered; `replayed` from the journal, or by its service after `attempts` tries.
+    `t` is when it began and `seconds` how long it took."""
+
+    kind: ClassVar[str] = "called"
+    path: Path
+    request: Any
+    reply: Any
+    usage: Usage
+    t: float
+    seconds: float
+    attempts: int = 1
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A strategy's own event: "nodes", "scores", "resample", "select" …"""
+
+    kind: ClassVar[str] = "noted"
+    path: Path
+    note: str
+    data: Mapping[str, Any]
+    t: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """A limit was reached at this point of the flow."""
+
+    kind: ClassVar[str] = "exhausted"
+    path: Path
+    reason: str
+    t: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """Last event of a run."""
+
+    kind: ClassVar[str] = "run_ended"
+    answer: Any
+    complete: bool
+    usage: Usage
+    t: float
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    path: Path = (1 << 62,)  # after everything else
+
+
+Event: TypeAlias = RunStarted | Called | Noted | Exhausted | RunEnded
+Observer: TypeAlias = Callable[[Event], None]
+
+_TIMES = ("t", "seconds")
+_UNREPEATABLE = (*_TIMES, "replayed", "attempts", "run")
+
+
+def row(event: Event) -> dict[str, Any]:
+    """An event by field; a `Called` also names the type of its request, as `call`."""
+    named: dict[str, Any] = {"event": event.kind}
+    if isinstance(event, Called):
+        named["call"] = type(event.request).__name__
+    for name in event.__slots__:
+        named[name] = getattr(event, name)
+    return named
+
+
+class JsonLines:
+    """An observer that writes one JSON object a line as events arrive.
+
+    `close` sorts the file by path: equal runs leave equal files, times aside.
+    """
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self._out = file.open("wb", buffering=1 << 16)
+
+    def __call__(self, event: Event) -> None:
+        """Write one event."""
+        self._out.write(dumps(row(event)) + b"\n")
+
+    def flush(self) -> None:
+        """Make everything so far readable by others."""
+        self._out.flush()
+
+    def close(self) -> None:
+        """Sort the file by path; the old one stays until the new one is whole."""
+        if self._out.closed:
+            return
+        self._out.close()
+        sorted_file = self._file.with_suffix(".sorted")
+        with sorted_file.open("wb") as out:
+            for event in canonical(read(self._file)):
+                out.write(dumps(event) + b"\n")
+        sorted_file.replace(self._file)
+
+
+def read(file: File) -> list[dict[str, Any]]:
+    """The events in a file, in file order. A torn last line, left by a kill, is passed over.
+
+    Raises UsageError where the file is no trace, or there is none.
+    """
+    events = []
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise UsageError(f"No trace to read: {file}: {error.strerror}. Give one that a run wrote.") from error
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            event = orjson.loads(line)
+            event["event"], event["path"]
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines):
+                break
+            raise UsageError(
+                f"{file}:{number} is not a trace event. Give a trace.jsonl that a run wrote."
+            ) from None
+        events.append(event)
+    return events
+
+
+def canonical(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The events in the order of their paths."""
+    return sorted(events, key=lambda event: event["path"])
+
+
+def comparable(events: Iterable[Mapping[str, Any]]) -> str:
+    """The canonical trace without times: byte-identical for equal runs."""
+    kept = [{k: v for k, v in event.items() if k not in _UNREPEATABLE} for event in canonical(events)]
+    return "\n".join(orjson.dumps(event, option=orjson.OPT_SORT_KEYS).decode() for event in kept)
