@@ -184,7 +184,7 @@ class Result:
     text: str
     candidates: tuple[Candidate, ...] = ()
     complete: bool = True
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
 
 

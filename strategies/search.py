@@ -10,14 +10,15 @@ Roulette, arXiv 2502.01618, put on one footing.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from ..serving.errors import RewardUnavailable, SearchEnded
 from ..serving.flow import Failure, Flow, Note
 from ..serving.seeds import derive
-from .base import Candidate, Policy, Proposal, Result, Reward, Score, State, Task
+from .base import Candidate, Policy, Proposal, Result, Reward, Score, State, Step, Task
 
 if TYPE_CHECKING:
     import networkx
@@ -35,6 +36,7 @@ class Node:
     g: float = 0.0
     draws: int = 0  # proposals drawn from it so far
     pruned: bool = False
+    children: "list[Node]" = field(default_factory=list)
 
     @property
     def depth(self) -> int:
@@ -77,6 +79,7 @@ class Search:
     nodes: list[Node] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     failures: list[str] = field(default_factory=list)  # distinct reasons, in order of appearance
+    ended: SearchEnded | None = None  # what ended its own finalisation early
     _scores: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,6 +96,11 @@ class Search:
         """All finished solutions, in order of discovery."""
         return [node for node in self.nodes if node.terminal]
 
+    @property
+    def open(self) -> list[Node]:
+        """All unfinished solutions that nothing was drawn from and that were not given up."""
+        return [node for node in self.nodes if not (node.terminal or node.children or node.pruned)]
+
     # ------------------------------------------------------------ flows
 
     def expand(
@@ -103,9 +111,10 @@ class Search:
         With `unique`, a child that repeats a sibling word for word is dropped. Failed draws are
         counted and left out, so a node may get fewer children than asked for, or none.
         """
-        seeds = [derive(self.seed, node.state.lineage, node.draws) for node in nodes]
+        first, seeds = self._reserve(nodes, counts)
         drawn = yield from self.policy.propose([node.state for node in nodes], counts, seeds)
-        children = [self._adopt(node, steps, unique) for node, steps in zip(nodes, drawn, strict=True)]
+        rows = zip(nodes, drawn, first, strict=True)
+        children = [self._adopt(node, steps, draw, unique) for node, steps, draw in rows]
         self.counts.expansions += len(nodes)
         self.counts.batches += 1
         yield from self._settle([child for siblings in children for child in siblings], score)
@@ -113,9 +122,10 @@ class Search:
 
     def force(self, nodes: Sequence[Node], *, score: bool = True) -> Flow[list[Node]]:
         """Give each node one last step with an answer. The children are terminal."""
-        seeds = [derive(self.seed, node.state.lineage, node.draws) for node in nodes]
+        first, seeds = self._reserve(nodes, [1] * len(nodes))
         forced = yield from self.policy.force([node.state for node in nodes], seeds)
-        children = [child for n, step in zip(nodes, forced, strict=True) for child in self._adopt(n, [step])]
+        rows = zip(nodes, forced, first, strict=True)
+        children = [child for node, step, draw in rows for child in self._adopt(node, [step], draw)]
         for child in children:
             child.terminal = True
         yield from self._settle(children, score)
@@ -123,12 +133,13 @@ class Search:
 
     def complete(self, node: Node, n: int, *, score: bool = True) -> Flow[list[Node]]:
         """`n` independent finished solutions from `node`, each running at its own pace."""
-        ended = yield from self.policy.complete(node.state, n, seed=self.seed, first_draw=node.draws)
-        node.draws += n
+        [first], _ = self._reserve([node], [n])
+        ended = yield from self.policy.complete(node.state, n, seed=self.seed, first_draw=first)
         fresh: list[Node] = []
         leaves: list[Node] = []
         for outcome in ended:
             if isinstance(outcome, Failure):
+                self.counts.proposals += 1
                 self._fail(outcome)
                 continue
             path = self._adopt_path(node, outcome)
@@ -138,6 +149,24 @@ class Search:
         if score:
             yield from self.score(leaves)
         return leaves
+
+    def record(self, node: Node, proposals: Sequence[Proposal], *, score: bool = True) -> Flow[list[Node]]:
+        """The children of `node` from steps that a strategy drew by requests of its own; counted as drawn."""
+        [first], _ = self._reserve([node], [len(proposals)])
+        children = self._adopt(node, proposals, first)
+        self.counts.batches += 1
+        yield from self._settle(children, score)
+        return children
+
+    def graft(self, node: Node, steps: Sequence[Step], *, score: bool = True) -> Flow[list[Node]]:
+        """The nodes after `node` along steps that were drawn elsewhere; no proposals are counted."""
+        nodes = []
+        for step in steps:
+            [draw], _ = self._reserve([node], [1])
+            node = self._insert(node, node.state.extend(step, draw))
+            nodes.append(node)
+        yield from self._settle(nodes, score)
+        return nodes
 
     def score(self, nodes: Iterable[Node]) -> Flow[None]:
         """Score the nodes that have no score yet: one reward pass for each distinct text.
@@ -162,7 +191,65 @@ class Search:
         if self.counts.failed_scores and self.counts.failed_scores == self.counts.reward_passes:
             raise RewardUnavailable(f"no state could be scored: {self.failures[-1]}")
 
+    def prune(self, nodes: Iterable[Node]) -> Flow[None]:
+        """Give nodes up: they stay in the store, and the trace tells them apart."""
+        given_up = [node for node in nodes if not node.pruned]
+        for node in given_up:
+            node.pruned = True
+        if given_up:
+            yield [Note("prune", {"nodes": [node.id for node in given_up]})]
+
+    def finalise(self, node: Node | None) -> Flow[Node | None]:
+        """How a search ends: its best finished solution; if it has none, `node` is completed, or an answer
+        forced from it, with what the budget has kept back. If that is not enough, `node` as it is."""
+        if self.terminals or node is None:
+            return self.best(self.terminals)
+        try:
+            leaves = yield from self.complete(node, 1, score=False)
+            node = leaves[0] if leaves else node
+        except SearchEnded as end:
+            self.ended = end
+        if not self.answered(node):
+            node = yield from self.forced(node)
+        return node
+
+    def forced(self, node: Node) -> Flow[Node]:
+        """The end of `node` with an answer forced from it; `node` itself where that fails."""
+        try:
+            leaves = yield from self.force([node], score=False)
+        except SearchEnded as end:
+            self.ended = end
+            return node
+        return leaves[0] if leaves else node
+
     # ------------------------------------------------------------ results
+
+    def best(
+        self, nodes: Iterable[Node], value: Callable[[Node], float | None] = attrgetter("score")
+    ) -> Node | None:
+        """The node of highest value, those with an answer first; the first of equals."""
+
+        def rank(node: Node) -> tuple[bool, float]:
+            worth = value(node)
+            return self.answered(node), -math.inf if worth is None else worth
+
+        return max(nodes, key=rank, default=None)
+
+    def answered(self, node: Node) -> bool:
+        """Whether a node is finished and has an answer; what a prefix seems to answer does not count."""
+        return node.terminal and self.policy.answer(node.state) is not None
+
+    def absorb(self, other: "Search") -> None:
+        """Take over the nodes and accounts of a search for the same task that ran by itself."""
+        for node in other.nodes[1:]:
+            node.id = len(self.nodes)
+            if node.parent is other.root:
+                node.parent = self.root
+                self.root.children.append(node)
+            self.nodes.append(node)
+        for f in fields(Counts):
+            setattr(self.counts, f.name, getattr(self.counts, f.name) + getattr(other.counts, f.name))
+        self.failures += [reason for reason in other.failures if reason not in self.failures]
 
     def candidate(self, node: Node, weight: float | None = None) -> Candidate:
         """A node as part of a result's evidence."""
@@ -177,11 +264,12 @@ class Search:
         **diagnostics: Any,
     ) -> Result:
         """The run's result: `best` is the chosen node, `pool` defaults to all finished solutions."""
+        stopped = stopped or self.ended
         facts: dict[str, Any] = {**asdict(self.counts), "nodes": len(self.nodes), **diagnostics}
         if best is not None:
             facts["path"] = [node.id for node in best.path()]
             if not best.terminal and stopped is None:
-                stopped = "no finished solution was found"
+                stopped = ": ".join(["no finished solution was found", *self.failures[-1:]])
         elif stopped is None:
             stopped = self.failures[-1] if self.failures else "no solution was found"
         if stopped is not None:
@@ -217,12 +305,22 @@ class Search:
 
     # ------------------------------------------------------------ bookkeeping
 
-    def _adopt(self, parent: Node, proposals: Sequence[Proposal], unique: bool = False) -> list[Node]:
-        seen: set[str] = set()
+    def _reserve(self, nodes: Sequence[Node], counts: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Number the draws before they are asked for, so that flows in lockstep never draw the same: the
+        number of each node's first draw, and its seed."""
+        first = []
+        for node, n in zip(nodes, counts, strict=True):
+            first.append(node.draws)
+            node.draws += n
+        seeds = [derive(self.seed, n.state.lineage, draw) for n, draw in zip(nodes, first, strict=True)]
+        return first, seeds
+
+    def _adopt(
+        self, parent: Node, proposals: Sequence[Proposal], first_draw: int, unique: bool = False
+    ) -> list[Node]:
+        seen = {child.state.step.text for child in parent.children if child.state.step} if unique else set()
         children = []
-        for proposal in proposals:
-            draw = parent.draws
-            parent.draws += 1
+        for draw, proposal in enumerate(proposals, first_draw):
             self.counts.proposals += 1
             if isinstance(proposal, Failure):
                 self._fail(proposal)
@@ -240,8 +338,10 @@ class Search:
         chain = [leaf]
         while chain[-1].parent is not None and chain[-1].parent is not root.state:
             chain.append(chain[-1].parent)
-        nodes = []
+        nodes: list[Node] = []
         for state in reversed(chain):
+            if nodes:
+                root.draws += 1  # those of the first are reserved
             root = self._insert(root, state)
             nodes.append(root)
             self.counts.proposals += 1
@@ -250,6 +350,7 @@ class Search:
 
     def _insert(self, parent: Node, state: State) -> Node:
         node = Node(len(self.nodes), parent, state, self.policy.terminal(state))
+        parent.children.append(node)
         self.nodes.append(node)
         return node
 
