@@ -1,0 +1,183 @@
+"""The command line: what may be typed, and what becomes of errors. Each command is a file of `commands/`.
+
+Exit codes: 0 solved or shown, 1 no result (an engine failed, a budget was too small), 2 a mistake in what was
+typed, 130 interrupted. A mistake is one message on standard error, never a traceback.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, NoReturn
+
+from .. import __version__
+from ..serving.errors import AbduceError, UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        chosen = parser().parse_args(arguments)
+        module, _, function = chosen.command.partition(":")
+        command: Callable[[argparse.Namespace], int] = getattr(
+            import_module(f".commands.{module}", __package__), function
+        )
+        code = command(chosen)
+        sys.stdout.flush()
+        return code
+    except UsageError as error:
+        return _fail(error, 2)
+    except AbduceError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        print("abduce: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `abduce … | head`: whoever read has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"abduce: {error}", file=sys.stderr)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with our errors: one message, the nearest spelling, where to find help."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, formatter_class=_Wide, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See: {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            near = get_close_matches(str(value), known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            name = action.metavar or action.dest
+            raise UsageError(f"No {name} named {value!r}.{hint} Known: {', '.join(known)}.")
+
+
+class _Wide(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All that may be typed."""
+    top = _Parser(
+        prog="abduce",
+        description="Inference to the best explanation: search strategies for language models.",
+        epilog='Start with: abduce solve "7 x 8 =" --recipe best-of-n-products --check numeric=56',
+    )
+    top.add_argument("--version", action="version", version=f"abduce {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    commands.metavar = "COMMAND"
+    _solve(commands)
+    _eval(commands)
+    _runs(commands)
+    _rest(commands)
+    return top
+
+
+def _command(commands: Any, name: str, target: str, text: str, **more: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text}.", **more)
+    parser.set_defaults(command=target)
+    return parser
+
+
+def _solve(commands: Any) -> None:
+    parser = _command(commands, "solve", "solve:run", "Solve one problem and watch the search")
+    parser.add_argument("question", metavar="QUESTION", help="the problem; - reads it from standard input")
+    _recipe_options(parser)
+    parser.add_argument(
+        "--check",
+        action="append",
+        default=[],
+        metavar="ID=VALUE",
+        help="a verifiable demand on the answer, e.g. numeric=56; may be repeated",
+    )
+    parser.add_argument("--no-trace", action="store_true", help="show no search, only the answer")
+    parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
+
+
+def _eval(commands: Any) -> None:
+    parser = _command(commands, "eval", "evaluate:run", "Measure a strategy on a JSON-lines file of problems")
+    parser.add_argument(
+        "data", metavar="DATA.jsonl", help='rows {"question", "answer"} or {"question", "checks"}'
+    )
+    _recipe_options(parser)
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows")
+    parser.add_argument(
+        "--out", metavar="FILE", help="results, one JSON line each (default: beside the runs)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the file given by --out")
+    parser.add_argument(
+        "--parallel", type=_positive, default=4, metavar="N", help="problems at a time (default 4)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _recipe_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to run; each replaces the recipe's own")
+    group.add_argument("--recipe", metavar="NAME|FILE", help="a packaged recipe or a YAML file")
+    group.add_argument("--strategy", metavar="NAME", help="see: abduce strategies (default best_of_n)")
+    group.add_argument("--model", metavar="NAME", help="the engine (default embedded)")
+    group.add_argument("--reward", metavar="NAME", help="what scores partial solutions")
+    group.add_argument("--policy", metavar="NAME", help="how steps are proposed")
+    group.add_argument("--budget", metavar="LIMITS", help="e.g. '8k tokens, 60 s, 20 calls'")
+    group.add_argument("--seed", metavar="N", help="same seed, same search (default 0)")
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="KEY=VALUE",
+        help="any key of a recipe or parameter of the strategy, e.g. budget.tokens=4000 or n=16",
+    )
+
+
+def _runs(commands: Any) -> None:
+    resume = _command(commands, "resume", "solve:resume", "Go on with a run that was stopped")
+    resume.add_argument("run", metavar="RUN", help="its name, the beginning of it, or last")
+    resume.add_argument("--no-trace", action="store_true", help="show no search, only the answer")
+    resume.add_argument("--json", action="store_true", help="print the whole result as JSON")
+
+    listing = _command(commands, "runs", "show:runs", "List the runs kept on this machine")
+    listing.add_argument("--limit", type=_positive, default=20, metavar="N", help="the newest N (default 20)")
+
+    trace = _command(commands, "trace", "show:trace", "Look at a run afterwards")
+    verbs = trace.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
+    show = _command(verbs, "show", "show:trace", "Show the tree of a run")
+    show.add_argument("run", metavar="RUN|FILE", help="a run's name, last, or a trace.jsonl")
+    show.add_argument("--all", action="store_true", help="every step, however many")
+
+
+def _rest(commands: Any) -> None:
+    _command(commands, "strategies", "show:strategies", "List the strategies with their sources")
+
+    model = _command(commands, "model", "model:fetch", "The small model that comes with the package")
+    verbs = model.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
+    _command(verbs, "fetch", "model:fetch", "Fetch it into the cache, once")
+
+    recipe = _command(commands, "recipe", "recipe:check", "Recipes: runs written down in YAML")
+    verbs = recipe.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
+    check = _command(verbs, "check", "recipe:check", "Check a recipe without running it")
+    check.add_argument("file", metavar="NAME|FILE", help="a packaged recipe or a YAML file")
+    check.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
+    _command(verbs, "list", "recipe:listing", "List the packaged recipes")
+
+    _command(commands, "doctor", "doctor:run", "What works on this machine, and how to make the rest work")
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)

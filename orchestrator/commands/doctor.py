@@ -1,0 +1,134 @@
+"""`abduce doctor`: what works on this machine, and the exact line that would make the rest work.
+
+Nothing heavy is imported and nothing is fetched.
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ...serving import ENGINES
+from ...serving.errors import UsageError
+from .show import show
+from .solve import store
+
+_CORE = ("aiohttp", "langgraph", "networkx", "orjson", "pydantic", "pyyaml", "rich", "xllamacpp")
+_NEEDS = {  # engine: (module, extra that brings it)
+    "embedded": ("xllamacpp", ""),
+    "litellm": ("litellm", "hosted"),
+    "transformers": ("transformers", "transformers"),
+}
+_FREE_MB = 500
+
+
+class Finding(NamedTuple):
+    """One line of the report. `remedy` is the exact line that would make it work."""
+
+    part: str
+    ok: bool
+    found: str
+    remedy: str = ""
+    needed: bool = False  # whether the ordinary use of the package needs it
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Show all findings; exit code 1 if something is missing that ordinary use needs."""
+    findings = [*_python(), *_model(), *_state(), *_engines(), *_gpu()]
+    utf = Console().encoding.lower().startswith("utf")
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for finding in findings:
+        mark, colour = ("✓", "green") if finding.ok else ("✗", "red" if finding.needed else "yellow")
+        mark = mark if utf else ("ok" if finding.ok else "--")
+        remedy = f"\n  {finding.remedy}" if finding.remedy else ""
+        words = Text(finding.found).append(remedy, style="bold")
+        table.add_row(Text(mark, style=colour), Text(finding.part), words)
+    show(table)
+    return int(any(finding.needed and not finding.ok for finding in findings))
+
+
+def _python() -> Iterator[Finding]:
+    enough = sys.version_info >= (3, 11)
+    remedy = "" if enough else "sudo apt-get install python3.11 python3.11-venv"
+    yield Finding("python", enough, f"{platform.python_version()} ({sys.executable})", remedy, True)
+    missing = [name for name in _CORE if _version(name) is None]
+    found = f"{len(_CORE) - len(missing)} of {len(_CORE)} core dependencies"
+    found += f"; missing: {', '.join(missing)}" if missing else ""
+    yield Finding("packages", not missing, found, f"pip install {' '.join(missing)}" if missing else "", True)
+
+
+def _model() -> Iterator[Finding]:
+    from ...serving import settings, weights
+
+    named = settings.model()
+    try:
+        file = weights.resolve(named) if named and not named.startswith("hf:") else weights.cached_default()
+    except UsageError as error:
+        yield Finding("model", False, f"ABDUCE_MODEL: {error}", "unset ABDUCE_MODEL", True)
+        return
+    if file is not None:
+        yield Finding("model", True, f"{file} ({file.stat().st_size / 1e6:.0f} MB)")
+    elif named:
+        yield Finding("model", True, f"ABDUCE_MODEL is {named}; fetched when first used")
+    else:
+        yield Finding("model", False, "the small model is not in the cache", "abduce model fetch", True)
+
+
+def _state() -> Iterator[Finding]:
+    folder = store().folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        found = f"{folder} cannot be written: {error.strerror}"
+        yield Finding("runs", False, found, "export ABDUCE_HOME=/a/folder/you/own", True)
+        return
+    free = shutil.disk_usage(folder).free / 1e6
+    found = f"{folder} is writable, {free / 1000:.1f} GB free"
+    remedy = "" if free >= _FREE_MB else f"free {_FREE_MB} MB, or: export ABDUCE_HOME=/a/larger/disk"
+    yield Finding("runs", free >= _FREE_MB, found, remedy)
+
+
+def _engines() -> Iterator[Finding]:
+    for name in ENGINES:
+        module, extra = _NEEDS.get(name, ("", ""))
+        remedy = f"pip install 'abduce[{extra}]'" if extra else f"pip install {module}"
+        if not module:
+            yield Finding(f"engine {name}", True, "needs nothing")
+        elif find_spec(module) is None:
+            yield Finding(f"engine {name}", False, f"{module} is not installed", remedy, not extra)
+        else:
+            yield Finding(
+                f"engine {name}", True, f"{module} {_version(module) or ''}, {os.cpu_count()} cores"
+            )
+
+
+def _gpu() -> Iterator[Finding]:
+    driver = Path("/proc/driver/nvidia/version")
+    if driver.exists() or shutil.which("nvidia-smi"):
+        yield Finding("GPU", True, "an NVIDIA driver is here")
+    elif Path("/dev/kfd").exists():
+        yield Finding("GPU", True, "an AMD driver is here")
+    elif sys.platform == "darwin" and platform.machine() == "arm64":
+        yield Finding("GPU", True, "Apple silicon: the embedded engine uses Metal")
+    else:
+        yield Finding("GPU", True, "none found, and none needed for the embedded engine")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

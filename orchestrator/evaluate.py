@@ -1,0 +1,312 @@
+"""Measuring a pipeline on a file of problems: every result written as it comes, figures at the end.
+
+A data row is a JSON object: `question`, and `answer` (what is right) or `checks` (demands the answer must
+meet); optionally `id` and `choices`. GSM8K rows ("… #### 42") are read as they are. The strategy sees the
+question, the choices and the checks; `answer` is for judging only.
+
+The output file holds a header (what was run on which data), then one line a problem. It can be stopped and
+gone on with: finished problems are not repeated, a torn last line is cut off.
+"""
+
+import asyncio
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from ..serving.errors import UsageError
+from ..serving.flow import Usage
+from ..serving.seeds import derive
+from ..strategies.base import Check, Result, Task
+from .judge import judge
+from .solve import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One row of the data. `answer` is what is right; empty where the checks decide."""
+
+    id: str
+    task: Task
+    answer: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one problem."""
+
+    id: str
+    correct: bool
+    any_correct: bool  # of all candidates the strategy had
+    answer: Any
+    gold: str
+    n_candidates: int
+    complete: bool
+    seconds: float
+    usage: Usage
+    stopped: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The figures over all problems of a run."""
+
+    n: int
+    correct: int
+    any_correct: int
+    errors: int
+    incomplete: int
+    seconds: float  # sum over problems
+    candidates: int
+    usage: Usage
+
+    @property
+    def accuracy(self) -> float:
+        """Share answered right."""
+        return self.correct / self.n if self.n else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the accuracy."""
+        return wilson(self.correct, self.n)
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures as plain data."""
+        figures: dict[str, Any] = {**asdict(self), "accuracy": self.accuracy, "interval": self.interval}
+        return figures
+
+
+def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % confidence interval of a share.
+
+    >>> [round(x, 4) for x in wilson(3, 10)]
+    [0.1078, 0.6032]
+    """
+    if not n:
+        return 0.0, 1.0
+    p, zz = correct / n, z * z / n
+    centre, half = (p + zz / 2) / (1 + zz), z * math.sqrt(p * (1 - p) / n + zz / (4 * n)) / (1 + zz)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+# ---------------------------------------------------------------- data
+
+
+def read_problems(file: Path, limit: int | None = None) -> list[Problem]:
+    """The problems in a file. Raises UsageError with file and line for the first row that is none."""
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"Cannot read {file}: {error.strerror}.") from None
+    problems: list[Problem] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(raw.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        if limit is not None and len(problems) == limit:
+            break
+        try:
+            problem = _problem(json.loads(line.decode("utf-8-sig")), number)
+        except UnicodeDecodeError:
+            raise UsageError(f"{file}:{number}: the line is not UTF-8 text.") from None
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{file}:{number}: not JSON: {error.msg} at column {error.colno}.") from None
+        except _Malformed as error:
+            raise UsageError(f"{file}:{number}: {error}") from None
+        if problem.id in seen:
+            raise UsageError(
+                f"{file}:{number}: the id {problem.id!r} is that of line {seen[problem.id]} too."
+            )
+        seen[problem.id] = number
+        problems.append(problem)
+    if not problems:
+        raise UsageError(f'{file} holds no problems. A row is {{"question": "7 x 8 =", "answer": "56"}}.')
+    return problems
+
+
+class _Malformed(Exception):
+    """What is wrong with a row."""
+
+
+def _problem(row: Any, line: int) -> Problem:
+    if not isinstance(row, dict):
+        raise _Malformed(f'a row is an object like {{"question": …, "answer": …}}, not {type(row).__name__}.')
+    question = row.get("question")
+    if not isinstance(question, str) or not question.strip():
+        raise _Malformed(
+            f"'question' must be text, got {question!r}. The row has: {', '.join(row) or 'nothing'}."
+        )
+    if "answer" not in row and "checks" not in row:
+        raise _Malformed(f"'answer' or 'checks' is missing. The row has: {', '.join(row)}.")
+    answer = row.get("answer", "")
+    if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
+        raise _Malformed(f"'answer' must be text or a number, got {answer!r}.")
+    choices = row.get("choices", ())
+    if not isinstance(choices, (list, tuple)) or not all(isinstance(choice, str) for choice in choices):
+        raise _Malformed(f"'choices' must be a list of texts, got {choices!r}.")
+    checks = row.get("checks", [])
+    if not isinstance(checks, list):
+        raise _Malformed(f"'checks' must be a list, got {checks!r}.")
+    task = Task(question, choices=tuple(choices), checks=tuple(map(_check, checks)))
+    gold = str(answer).rpartition("####")[2].strip()  # GSM8K: the reasoning, then #### and the number
+    return Problem(str(row.get("id", line)), task, gold, line)
+
+
+def _check(row: Any) -> Check:
+    shape = '{"id": "numeric", "kwargs": {"value": 56}}'
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str) or set(row) - {"id", "kwargs"}:
+        raise _Malformed(f"a check is {shape}, got {row!r}.")
+    kwargs = row.get("kwargs", {})
+    if not isinstance(kwargs, dict):
+        raise _Malformed(f"a check is {shape}, got kwargs {kwargs!r}.")
+    return Check(row["id"], kwargs)
+
+
+# ---------------------------------------------------------------- runs
+
+
+@dataclass
+class Results:
+    """The output file: a header, then outcomes. Opening an existing one needs `resume`."""
+
+    file: Path
+    header: Mapping[str, Any]
+    resume: bool = False
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.file.exists():
+            if not self.resume:
+                raise UsageError(
+                    f"{self.file} exists. Add --resume to go on with it, or name another file with --out."
+                )
+            self._load()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._out = self.file.open("a", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(
+                f"Cannot write {self.file}: {error.strerror}. Name another with --out."
+            ) from None
+        if self.file.stat().st_size == 0:
+            self._write({"eval": self.header})
+
+    def add(self, outcome: Outcome) -> None:
+        """Write an outcome; it is on disk when this returns."""
+        self.outcomes[outcome.id] = outcome
+        self._write(asdict(outcome))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._out.close()
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        self._out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        self._out.flush()
+        os.fsync(self._out.fileno())
+
+    def _load(self) -> None:
+        raw = self.file.read_bytes()
+        whole = raw[: raw.rfind(b"\n") + 1]
+        rows = whole.splitlines()
+        try:
+            told = json.loads(rows[0])["eval"] if rows else self.header
+            for row in rows[1:]:
+                values = json.loads(row)
+                outcome = Outcome(**{**values, "usage": Usage(**values["usage"])})
+                self.outcomes[outcome.id] = outcome
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(f"{self.file} is no file of `abduce eval`. Name another with --out.") from None
+        here = json.loads(json.dumps(self.header, default=str))
+        different = sorted(key for key in {*told, *here} if told.get(key) != here.get(key))
+        if different:
+            raise UsageError(
+                f"{self.file} was made with another {', '.join(different)}. Resume with the same, or name "
+                "another file with --out."
+            )
+        if len(whole) < len(raw):
+            os.truncate(self.file, len(whole))
+
+
+def header(pipeline: Pipeline, data: Path, seed: int) -> dict[str, Any]:
+    """What makes two evaluations the same one."""
+    digest = sha256(data.read_bytes()).hexdigest()
+    settings: dict[str, Any] = json.loads(json.dumps(pipeline.settings, default=str))
+    return {"data": data.name, "sha256": digest, "seed": seed, "settings": settings}
+
+
+async def evaluate(
+    pipeline: Pipeline,
+    problems: Sequence[Problem],
+    results: Results,
+    *,
+    seed: int = 0,
+    parallel: int = 4,
+    progress: Callable[[Outcome], None] = lambda outcome: None,
+) -> Report:
+    """Solve the problems not solved yet, `parallel` at a time, and report on all of them."""
+    waiting = iter([p for p in problems if p.id not in results.outcomes or results.outcomes[p.id].error])
+
+    async def worker() -> None:
+        for problem in waiting:
+            outcome = await _solve(pipeline, problem, seed)
+            results.add(outcome)
+            progress(outcome)
+
+    workers = [asyncio.ensure_future(worker()) for _ in range(parallel)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for task in workers:
+            task.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    return report(results.outcomes[problem.id] for problem in problems)
+
+
+async def _solve(pipeline: Pipeline, problem: Problem, seed: int) -> Outcome:
+    began = perf_counter()
+    result, error = Result(None, "", complete=False), ""
+    try:
+        result = await pipeline.asolve(problem.task, seed=derive(seed, "eval", problem.id))
+    except UsageError as mistake:
+        raise UsageError(f"Problem {problem.id} (line {problem.line}): {mistake}") from None
+    except Exception as fault:  # one problem's fault must not lose the others
+        error = f"{type(fault).__name__}: {fault}"
+    seconds = perf_counter() - began
+    right = result.answer is not None and judge(problem.task, problem.answer, result.answer, result.text)
+    pool = [c for c in result.candidates if c.answer is not None]
+    return Outcome(
+        id=problem.id,
+        correct=right,
+        any_correct=right or any(judge(problem.task, problem.answer, c.answer, c.text) for c in pool),
+        answer=result.answer,
+        gold=problem.answer,
+        n_candidates=len(result.candidates),
+        complete=result.complete,
+        seconds=seconds,
+        usage=result.usage,
+        stopped=str(result.diagnostics.get("stopped", "")),
+        error=error,
+    )
+
+
+def report(outcomes: Iterable[Outcome]) -> Report:
+    """The figures over some outcomes."""
+    rows = list(outcomes)
+    return Report(
+        n=len(rows),
+        correct=sum(row.correct for row in rows),
+        any_correct=sum(row.any_correct for row in rows),
+        errors=sum(bool(row.error) for row in rows),
+        incomplete=sum(not row.complete for row in rows),
+        seconds=sum(row.seconds for row in rows),
+        candidates=sum(row.n_candidates for row in rows),
+        usage=sum((row.usage for row in rows), Usage()),
+    )

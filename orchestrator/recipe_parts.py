@@ -1,0 +1,193 @@
+"""Parameters checked against the dataclass they are for: a strategy's, a reward's, a policy's, the budget's.
+
+The class is the only list of what may be written: a new field of a strategy is a new recipe key.
+"""
+
+import re
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+from ..serving.errors import UnknownName, UsageError
+
+
+class Fault(NamedTuple):
+    """A mistake, and where it is below the part."""
+
+    path: tuple[str | int, ...]
+    message: str
+
+
+class Checked(NamedTuple):
+    """Parameters as the class wants them (lists made tuples, integers made floats), and the mistakes."""
+
+    params: dict[str, Any]
+    faults: tuple[Fault, ...]
+
+
+def check_fields(
+    kind: type,
+    params: Mapping[str, Any],
+    *,
+    what: str,
+    given: Iterable[str] = (),
+    converted: Iterable[str] = (),
+) -> Checked:
+    """`params` against the fields of `kind`: not those that are `given` by others, and without judging
+    those `converted` by others."""
+    if not is_dataclass(kind):
+        return Checked(dict(params), ())
+    hidden = set(given)
+    known = {
+        f.name: f for f in fields(kind) if f.init and f.name not in hidden and not f.name.startswith("_")
+    }
+    hints = _hints(kind)
+    checked: dict[str, Any] = {}
+    faults: list[Fault] = []
+    for key, value in params.items():
+        if key not in known:
+            faults.append(Fault((key,), near(f"is not a parameter of {what}", key, known)))
+            continue
+        try:
+            checked[key] = _converted(Any if key in converted else hints.get(key, Any), value)
+        except ValidationError as error:
+            faults.append(Fault((key,), f"{_expectation(error)}, got {value!r}."))
+    return Checked(checked, tuple(faults))
+
+
+def near(problem: str, key: object, known: Iterable[str]) -> str:
+    """`problem`, the nearest spelling, and everything allowed, as one sentence line."""
+    names = sorted(known)
+    close = get_close_matches(str(key), names, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{problem}.{hint} Allowed: {', '.join(names) or 'none'}."
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(kind)
+    except NameError:  # a type imported for the type checker only
+        return {}
+
+
+def _converted(hint: Any, value: Any) -> Any:
+    """`value` as `hint` wants it. Text is never read as a number, nor a boolean as one."""
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    try:
+        config = None if is_dataclass(hint) else ConfigDict(arbitrary_types_allowed=True)
+        adapter = TypeAdapter(hint, config=config)
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        return value  # a type of our own that only the constructor can judge
+    found = adapter.validate_python(value)
+    if isinstance(value, (str, bool)) and type(found) is not type(value):
+        adapter.validate_python(value, strict=True)
+    return found
+
+
+def _expectation(error: ValidationError) -> str:
+    """The first complaint in words; of a union, all that would do."""
+    told = []
+    for each in error.errors():
+        words = re.sub(r"^(Input should|Value error,)", "must", each["msg"]).partition(", unable")[0]
+        words = (
+            words.replace("must be a valid", "must be a")
+            .replace("a integer", "an integer")
+            .replace("a tuple", "a list")
+        )
+        if words not in told:
+            told.append(words)
+    return " or ".join([told[0], *(words.removeprefix("must be ") for words in told[1:])])
+
+
+# ---------------------------------------------------------------- the parts of a recipe
+
+
+def check_strategy(name: str, params: Mapping[str, Any]) -> Checked:
+    """A strategy and its parameters; policy and reward are parts of the recipe, not parameters."""
+    from ..strategies import strategy
+
+    return _part(strategy, name, params, given=("policy", "reward"))
+
+
+def check_reward(name: str, params: Mapping[str, Any]) -> Checked:
+    """A reward and its parameters. `model` is the engine that plays the role "reward"."""
+    from ..strategies.rewards import reward_class
+
+    own = {key: value for key, value in params.items() if key != "model"}
+    checked = _part(reward_class, name, own, given=("policy", "model"))
+    return Checked({**params, **checked.params}, checked.faults)
+
+
+def check_policy(name: str, params: Mapping[str, Any]) -> Checked:
+    """A policy preset and what it changes."""
+    from ..serving.flow import Sampling
+    from ..strategies.policy import POLICIES, StepPolicy, policy
+
+    if name not in POLICIES:
+        return Checked(dict(params), (Fault(("name",), str(UnknownName("policy", name, POLICIES))),))
+    # These have forms of their own, which `policy` reads.
+    checked = check_fields(StepPolicy, params, what="a policy", converted=("sampling", "examples", "stop"))
+    faults = list(checked.faults)
+    sampling = checked.params.get("sampling", {})
+    if isinstance(sampling, dict):
+        below = check_fields(Sampling, sampling, what="sampling", given=("stop",))
+        faults += [Fault(("sampling", *fault.path), fault.message) for fault in below.faults]
+    else:
+        faults.append(
+            Fault(("sampling",), f"must be a mapping such as {{temperature: 0.7}}, got {sampling!r}.")
+        )
+    if not faults:
+        faults += _refusals(lambda **all_of: policy({"preset": name, **all_of}), checked.params)
+    return Checked(checked.params, tuple(faults))
+
+
+def check_model(spec: str | Mapping[str, Any]) -> Iterator[Fault]:
+    """An engine; made, to be judged by itself, but not started."""
+    from ..serving import engine
+
+    yield from _refusals(engine, {"spec": spec})
+
+
+def check_tools(names: Iterable[str]) -> Iterator[Fault]:
+    """Names of tools."""
+    from ..tools import load
+
+    for i, name in enumerate(names):
+        for fault in _refusals(load, {"name": name}):
+            yield Fault((i,), fault.message)
+
+
+def check_budget(params: Mapping[str, Any]) -> Checked:
+    """Limits, by resource."""
+    from .ledger import Budget
+
+    checked = check_fields(Budget, params, what="the budget")
+    if not checked.faults:
+        return Checked(checked.params, tuple(_refusals(Budget, checked.params)))
+    return checked
+
+
+def _part(
+    look_up: Callable[[str], type], name: str, params: Mapping[str, Any], given: Iterable[str] = ()
+) -> Checked:
+    try:
+        kind = look_up(name)
+    except UnknownName as error:
+        return Checked(dict(params), (Fault(("name",), str(error)),))
+    return check_fields(kind, params, what=name, given=given)
+
+
+def _refusals(kind: Callable[..., Any], params: Mapping[str, Any]) -> Iterator[Fault]:
+    """What the constructor itself has against its arguments."""
+    try:
+        kind(**params)
+    except UsageError as error:
+        yield Fault((), str(error))
+    except (TypeError, ValueError) as error:  # of a form that only the constructor could judge
+        yield Fault((), f"{error}.")

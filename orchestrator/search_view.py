@@ -1,0 +1,158 @@
+"""What a trace says about a search: the tree of partial solutions, its scores, and what was spent.
+
+An observer that only remembers; `live.py` draws it while a run goes on, `trace show` afterwards.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..serving.flow import Failure, Usage
+from .trace import Called, Event, Exhausted, Noted, Path, RunEnded, RunStarted
+
+
+@dataclass(slots=True, eq=False)
+class Seen:
+    """A partial solution as the trace tells of it."""
+
+    id: int
+    parent: "Seen | None"
+    text: str  # of its last step
+    depth: int
+    terminal: bool
+    score: float | None = None
+    pruned: bool = False
+    children: "list[Seen]" = field(default_factory=list)
+
+    def path(self) -> "list[Seen]":
+        """From the first step to this one."""
+        found: list[Seen] = []
+        node: Seen | None = self
+        while node is not None:
+            found.append(node)
+            node = node.parent
+        return found[::-1]
+
+
+class SearchView:
+    """The state of a run, kept up to date event by event."""
+
+    def __init__(self) -> None:
+        self.started: RunStarted | None = None
+        self.ended: RunEnded | None = None
+        self.roots: list[Seen] = []
+        self.nodes: list[Seen] = []  # in order of appearance
+        self.usage = Usage()
+        self.stopped = ""
+        self.failures = 0
+        self.t = 0.0
+        self._flows: dict[Path, dict[int, Seen]] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Take an event in."""
+        self.t = max(self.t, event.t)
+        if isinstance(event, Called):
+            self.usage += event.usage
+            self.t = max(self.t, event.t + event.seconds)
+            self.failures += isinstance(event.reply, Failure)
+        elif isinstance(event, Noted):
+            self._note(event)
+        elif isinstance(event, Exhausted):
+            self.stopped = event.reason
+        elif isinstance(event, RunStarted):
+            self.started = event
+        elif isinstance(event, RunEnded):
+            self.ended = event
+            self.usage = event.usage
+
+    @property
+    def finished(self) -> list[Seen]:
+        """The finished solutions."""
+        return [node for node in self.nodes if node.terminal]
+
+    @property
+    def best(self) -> Seen | None:
+        """The chosen solution once the run has ended; until then the best so far, finished ones first."""
+        if self.ended is not None:
+            chosen = self.ended.diagnostics.get("path") or ()
+            known = self._flows.get((), {})
+            if chosen and chosen[-1] in known:
+                return known[chosen[-1]]
+        scored = [node for node in self.nodes if node.score is not None]
+        return max(scored, key=lambda node: (node.terminal, node.score or 0.0, node.depth), default=None)
+
+    # ------------------------------------------------------------ notes
+
+    def _note(self, event: Noted) -> None:
+        flow, data = event.path[:-2], event.data
+        if event.note == "nodes":
+            for row in data.get("nodes", ()):
+                self._insert(flow, row)
+        elif event.note == "scores":
+            for name, score in data.get("scores", {}).items():
+                node = self._find(flow, int(name))
+                if node is not None:
+                    node.score = score
+        elif event.note == "prune":
+            self._prune(flow, data.get("nodes", ()))
+        elif event.note == "resample":
+            kept = {data["nodes"][ancestor] for ancestor in data["ancestors"]}
+            self._prune(flow, set(data["nodes"]) - kept)
+
+    def _prune(self, flow: Path, names: Iterable[int]) -> None:
+        for name in names:
+            node = self._find(flow, name)
+            if node is not None:
+                node.pruned = True
+
+    def _insert(self, flow: Path, row: Mapping[str, Any]) -> None:
+        parent = None if row.get("parent") is None else self._find(flow, row["parent"])
+        node = Seen(
+            row["id"], parent, str(row["text"]), row["depth"], bool(row["terminal"]), row.get("score")
+        )
+        self._flows.setdefault(flow, {})[node.id] = node
+        (self.roots if parent is None else parent.children).append(node)
+        self.nodes.append(node)
+
+    def _find(self, flow: Path, name: int) -> Seen | None:
+        """A node by its number: of this flow, else of those that forked it, else of any other branch.
+
+        Branches of a fork may share one node store; searches of their own number their nodes anew."""
+        for end in range(len(flow), -1, -1):
+            if name in (known := self._flows.get(flow[:end], {})):
+                return known[name]
+        return next((known[name] for known in self._flows.values() if name in known), None)
+
+
+def replay(rows: Iterable[Mapping[str, Any]]) -> SearchView:
+    """The view a trace file leads to (`trace.read`)."""
+    view = SearchView()
+    for row in rows:
+        event = _event(row)
+        if event is not None:
+            view(event)
+    return view
+
+
+_KINDS = {kind.kind: kind for kind in (RunStarted, Called, Noted, Exhausted, RunEnded)}
+
+
+def _event(row: Mapping[str, Any]) -> Event | None:
+    kind = _KINDS.get(row["event"])
+    if kind is None:
+        return None  # of a later version
+    values = {f.name: row[f.name] for f in fields(kind) if f.name in row}
+    values["path"] = tuple(row["path"])
+    if "usage" in values:
+        values["usage"] = Usage(**{key: n for key, n in values["usage"].items() if key != "_"})
+    if kind is Called and isinstance(reply := values["reply"], dict) and reply.keys() == {"kind", "message"}:
+        values["reply"] = Failure(**reply)
+    event: Event = kind(**values)
+    return event
+
+
+def clean(text: str) -> str:
+    """Model text on one line: no line breaks, no control or formatting characters."""
+    kept = (c if unicodedata.category(c)[0] != "C" else " " for c in text)
+    return " ".join("".join(kept).split())

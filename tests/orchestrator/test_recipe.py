@@ -1,0 +1,240 @@
+"""Recipes: what is right is read, what is wrong is named by file, line, key, value and nearest spelling."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abduce.orchestrator import recipe, strict_yaml
+from abduce.serving.errors import UsageError
+
+BASE = "name: test\nstrategy: particle_filter\n"
+STEP = "name: test\npipeline:\n  - solve:\n      strategy: particle_filter\n"
+
+
+def read(text, *overrides, **replaced):
+    return recipe.check(strict_yaml.parse(text, file="my.yaml"), overrides, replaced)
+
+
+def complaint(text, *overrides, **replaced):
+    with pytest.raises(UsageError) as error:
+        read(text, *overrides, **replaced)
+    return str(error.value)
+
+
+# ---------------------------------------------------------------- what is right
+
+
+def test_three_ways_to_write_the_same_strategy():
+    short = read("name: test\nstrategy: {name: particle_filter, particles: 4}\n")
+    step = read(STEP + "      particles: 4\n")
+    overridden = read(BASE, "particles=4")
+    assert short.options() == step.options() == overridden.options()
+    assert short.options()["particles"] == 4
+
+
+def test_every_field_becomes_an_argument_of_build():
+    found = read(
+        BASE + "description: all of it\nmodel: {engine: embedded, slots: 4}\nseed: 7\n"
+        "reward: {kind: self_eval, model: {engine: scripted}}\npolicy: cot\n"
+        "tools: [calculator]\nbudget: {tokens: 8000, seconds: 120}\n"
+    )
+    assert found.seed == 7
+    assert found.options() == {
+        "strategy": "particle_filter",
+        "model": {"engine": "embedded", "slots": 4},
+        "models": {"reward": {"engine": "scripted"}},
+        "reward": "self_eval",
+        "policy": "cot",
+        "tools": ("calculator",),
+        "budget": {"tokens": 8000, "seconds": 120},
+    }
+
+
+def test_a_budget_may_be_written_in_words():
+    assert read(BASE + "budget: 8k tokens, 60 s\n").options()["budget"] == {"tokens": 8000, "seconds": 60}
+
+
+def test_numbers_are_what_they_look_like():
+    found = read(BASE, "strategy.threshold=5e-1", "weight_temperature=2").strategy.params
+    assert found == {"threshold": 0.5, "weight_temperature": 2.0}
+    assert all(type(value) is float for value in found.values())
+
+
+def test_overrides_win_over_the_file_and_over_options():
+    found = read(BASE + "seed: 1\nbudget: {tokens: 5}\n", "seed=3", "budget.tokens=7", seed="2")
+    assert (found.seed, found.budget) == (3, {"tokens": 7})
+
+
+def test_parts_that_are_not_written_can_be_changed():
+    found = read(BASE, "policy.max_steps=3", "model.slots=2").options()
+    assert found["policy"] == {"preset": "cot", "max_steps": 3}
+    assert found["model"] == {"engine": "embedded", "slots": 2}
+
+
+def test_another_strategy_leaves_the_recipes_parameters_behind():
+    found = read(STEP + "      threshold: 0.5\n", strategy="particle_gibbs")
+    assert found.options() == {"strategy": "particle_gibbs", "model": "embedded"}
+
+
+@pytest.mark.parametrize("name", recipe.packaged())
+def test_every_packaged_recipe_is_correct(name):
+    found = recipe.read(name)
+    assert found.name == name
+    assert found.description
+
+
+def test_a_recipe_is_found_by_path_and_by_name(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(BASE)
+    assert recipe.read(file) == recipe.read(str(file))
+    with pytest.raises(UsageError, match=r"'best-of-m-products'\. Did you mean 'best-of-n-products'"):
+        recipe.read("best-of-m-products")
+    with pytest.raises(UsageError, match=r"No recipe file 'nowhere/x\.yaml'"):
+        recipe.read("nowhere/x.yaml")
+
+
+# ---------------------------------------------------------------- what is wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            BASE + "bugdet: 3\n",
+            ["my.yaml:3: bugdet", "Did you mean 'budget'?", "Allowed: budget,"],
+        ),
+        ("strategy: particle_filter\n", ["my.yaml:1: the key 'name' is missing"]),
+        ("name: test\n", ["my.yaml:1: the key 'pipeline (or strategy)' is missing"]),
+        (BASE + "seed: x\n", ["my.yaml:3: seed", "integer", "'x'"]),
+        (BASE + "seed: true\n", ["my.yaml:3: seed", "integer", "True"]),
+        (BASE + "seed: -1\n", ["my.yaml:3: seed", "greater than or equal to 0", "-1"]),
+        (BASE + "budget:\n  tokns: 3\n", ["my.yaml:4: budget.tokns", "Did you mean 'tokens'?"]),
+        (BASE + "budget: {tokens: -3}\n", ["my.yaml:3: budget", "≥ 0", "-3"]),
+        (BASE + "budget: 8k tokenz\n", ["my.yaml:3: budget", "8k tokenz"]),
+        (BASE + "tools: calculator\n", ["my.yaml:3: tools", "'calculator'"]),
+        (BASE + "model: {url: x}\n", ["my.yaml:3: model", "'engine' is missing", "url"]),
+        (BASE + "model: embeded\n", ["my.yaml:3: model", "Did you mean 'embedded'?"]),
+        (BASE + "model: {engine: embedded, slot: 3}\n", ["my.yaml:3: model", "slot"]),
+        (BASE + "tools:\n  - python\n  - calculater\n", ["my.yaml:5: tools.1", "'calculator'"]),
+        (BASE + "reward: self_evil\n", ["my.yaml:3: reward", "Did you mean 'self_eval'?"]),
+        (BASE + "reward:\n  kind: judge\n  n_evals: 2\n", ["my.yaml:5: reward.n_evals", "'n_eval'"]),
+        (BASE + "policy: cott\n", ["my.yaml:3: policy", "Did you mean 'cot'?"]),
+        (BASE + "policy: {max_step: 3}\n", ["my.yaml:3: policy.max_step", "'max_steps'"]),
+        (BASE + "policy: {max_steps: 0}\n", ["my.yaml:3: policy", "at least 1"]),
+        (
+            BASE + "policy:\n  sampling: {temprature: 1}\n",
+            ["my.yaml:4: policy.sampling.temprature", "'temperature'"],
+        ),
+        (BASE + "model: [1]\n", ["my.yaml:3: model", "[1]"]),
+        (STEP + "      particels: 8\n", ["my.yaml:5: strategy.particels", "Did you mean 'particles'?"]),
+        (STEP + "      particles: eight\n", ["my.yaml:5: strategy.particles", "integer", "'eight'"]),
+        (STEP + "      particles: '8'\n", ["my.yaml:5: strategy.particles", "integer", "'8'"]),
+        (STEP + "      particles: true\n", ["my.yaml:5: strategy.particles", "integer", "True"]),
+        (STEP + "      select: best\n", ["my.yaml:5: strategy.select", "'vote'", "'argmax_score'", "'best'"]),
+        (
+            STEP + "      policy: cot\n",
+            ["my.yaml:5: strategy.policy", "is not a parameter of particle_filter"],
+        ),
+        ("name: test\nstrategy: particle_filtr\n", ["my.yaml:2: ", "Did you mean 'particle_filter'?"]),
+        ("name: test\npipeline:\n  - recall\n", ["my.yaml:3: pipeline.0", "'recall'", "Allowed: solve"]),
+        ("name: test\npipeline:\n  - solve: beam\n", ["my.yaml:3: pipeline.0.solve", "'beam'"]),
+        (
+            "name: test\npipeline:\n  - solve: {n: 8}\n",
+            ["my.yaml:3: pipeline.0.solve", "is missing"],
+        ),
+        ("name: test\npipeline: []\n", ["my.yaml:2: pipeline", "one step"]),
+        (BASE + "pipeline: []\n", ["my.yaml:2: strategy", "not both"]),
+        ("name: Bad Name\nstrategy: particle_filter\n", ["my.yaml:1: name", "'Bad Name'"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(text, told):
+    found = complaint(text)
+    assert "\n" not in found
+    for part in told:
+        assert part in found
+
+
+def test_all_mistakes_are_told_a_line_each():
+    assert len(complaint("nam: x\nstrategie: y\nseed: z\n").splitlines()) == 5  # three wrong, two missing
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("budget.tokens=many", "--set budget.tokens=many"),
+        (
+            "particels=3",
+            "--set particels=3: is not a parameter of particle_filter. Did you mean",
+        ),
+        ("seed", "--set seed: write key=value"),
+        ("seed.x=3", "--set seed.x=3: "),
+        ("a..b=3", "write key=value"),
+        ("particles=[1", "--set particles=[1: "),
+        ("strategy=beem", "Did you mean 'beam'?"),
+    ],
+)
+def test_a_wrong_override_is_named_as_it_was_typed(override, told):
+    assert told in complaint(BASE, override)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"strategy": "particle_gibs"}, "--strategy particle_gibs: No strategy named 'particle_gibs'"),
+        ({"seed": "x"}, "--seed x: "),
+        ({"budget": "ten bananas"}, "--budget ten bananas: "),
+    ],
+)
+def test_a_wrong_option_is_named_as_it_was_typed(options, told):
+    assert complaint(BASE, **options).startswith(told)
+
+
+# ---------------------------------------------------------------- YAML
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "x.yaml:3: the key 'a' stands twice (first on line 1)"),
+        ("a: &x 1\nb: *x\n", "x.yaml:1: anchors and aliases"),
+        ("a: !!python/object/apply:os.system [ls]\n", "x.yaml:1: the tag"),
+        ("a: !mine 1\n", "x.yaml:1: "),
+        ("- a\n", "x.yaml:1: a recipe is a mapping"),
+        ("a: 1\n---\nb: 2\n", "x.yaml:"),
+        ("1: 2\n", "x.yaml:1: the key '1' is not read as text"),
+        ("yes: 2\n", "x.yaml:1: the key 'yes' is not read as text"),
+        ("a:\n  - b\n - c\n", "x.yaml:3: "),
+        ("a: [" * 100, "x.yaml:1: nested deeper than"),
+        ("a: b\x00c\n", "x.yaml: "),
+        ("<<: {a: 1}\n", "x.yaml:1: "),
+        ("? [a]\n: 1\n", "x.yaml:1: "),
+    ],
+)
+def test_surprising_yaml_is_refused_with_its_line(text, told):
+    with pytest.raises(UsageError) as error:
+        strict_yaml.parse(text, file="x.yaml")
+    assert str(error.value).startswith(told)
+
+
+def test_large_binary_and_missing_files_are_refused(tmp_path):
+    (tmp_path / "large.yaml").write_text("a: " + "x" * 70_000)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for name, told in {"large": "larger than 64 KB", "binary": "not UTF-8", "none": "Cannot read"}.items():
+        with pytest.raises(UsageError, match=told):
+            strict_yaml.read(tmp_path / f"{name}.yaml")
+
+
+def test_each_value_knows_its_line():
+    found = strict_yaml.parse("a: 1\nb:\n  - x\n  - c: 2\n    d: 3\n", file="f")
+    assert found.data == {"a": 1, "b": ["x", {"c": 2, "d": 3}]}
+    assert found.where(("b", 1, "d")) == "f:5"
+    assert found.where(("b", 1, "e")) == "f:4"
+    assert found.where(("z",)) == "f:1"
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_data_or_a_usage_error(text):
+    with suppress(UsageError):
+        assert isinstance(strict_yaml.parse(text).data, dict)
