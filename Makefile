@@ -22,8 +22,8 @@ help:
 	sed -n '1,4s/^# \{0,1\}//p' Makefile
 
 demo: $(VENV)/.core model
-	printf '\n$$ abduce solve "7 x 8 =" --recipe a-star-products --check numeric=56\n'
-	$(ABDUCE) solve "7 x 8 =" --recipe a-star-products --check numeric=56
+	printf '\n$$ abduce solve "24 x 3" --recipe a-star-long-products --check numeric=72\n'
+	$(ABDUCE) solve "24 x 3" --recipe a-star-long-products --check numeric=72
 
 test: $(VENV)/.test model
 	$(PY) -m pytest

@@ -48,7 +48,7 @@ PROMPTS: dict[str, str] = {
         "{question}\n\nThink step by step, with a blank line between steps. "
         "Write the last line as: The answer is (<letter>)."
     ),
-    "few_shot": "Question: {question}\nAnswer:",
+    "few_shot": "Question: {question}\nAnswer:\n",
 }
 """Prompt templates by name; the choices of a task, if any, stand below its question."""
 
@@ -264,16 +264,21 @@ def _worded(task: Task) -> str:
 _WORKED = (
     (
         "A box holds 6 pens. How many pens are in 4 boxes?",
-        " Each box holds 6 pens, so 4 boxes hold 4 * 6 = 24 pens. The answer is 24.",
+        "Each box holds 6 pens.\n4 boxes hold 4 * 6 = 24 pens.\nThe answer is 24.",
     ),
     (
         "Mia had 20 dollars. She bought 3 books at 4 dollars each. How much is left?",
-        " The books cost 3 * 4 = 12 dollars. Mia has 20 - 12 = 8 dollars left. The answer is 8.",
+        "The books cost 3 * 4 = 12 dollars.\nMia has 20 - 12 = 8 dollars left.\nThe answer is 8.",
     ),
     (
         "Tom runs 5 km a day. How far does he run in 2 weeks?",
-        " Two weeks are 2 * 7 = 14 days. In 14 days he runs 14 * 5 = 70 km. The answer is 70.",
+        "Two weeks are 2 * 7 = 14 days.\nIn 14 days he runs 14 * 5 = 70 km.\nThe answer is 70.",
     ),
+)
+_WRITTEN_PRODUCTS = (
+    ("14 x 3", "= 10 x 3 + 4 x 3\n= 30 + 12\nThe answer is 42"),
+    ("27 x 6", "= 20 x 6 + 7 x 6\n= 120 + 42\nThe answer is 162"),
+    ("36 x 4", "= 30 x 4 + 6 x 4\n= 120 + 24\nThe answer is 144"),
 )
 POLICIES: dict[str, StepPolicy] = {
     "cot": StepPolicy(),
@@ -282,13 +287,15 @@ POLICIES: dict[str, StepPolicy] = {
     ),
     "reflect": StepPolicy(prompt="reflect"),
     "math": StepPolicy(prompt="boxed", answer_kind="boxed", cue="\nThe answer is \\boxed{"),
-    "few_shot": StepPolicy(  # for small and base models: worked examples, a sentence is a step
+    "few_shot": StepPolicy(  # for small and base models: worked examples, a line is a step
         prompt="few_shot",
         examples=_WORKED,
         chat=False,
-        delimiter=". ",
-        stop=("\n",),
-        sampling=Sampling(max_tokens=96),
+        delimiter="\n",
+        stop=("Question:",),
+        max_steps=10,
+        sampling=Sampling(max_tokens=64),
+        max_solution_tokens=192,
     ),
     "product": StepPolicy(  # "7 x 8 =": examples outside the factors 2 to 12 that are asked for
         prompt="{question}",
@@ -297,7 +304,16 @@ POLICIES: dict[str, StepPolicy] = {
         chat=False,
         delimiter=None,
         stop=("\n",),
-        sampling=Sampling(temperature=1.0, max_tokens=8),
+        sampling=Sampling(temperature=1.2, max_tokens=8),  # diverse: what fails is drawn again
+    ),
+    "long_product": StepPolicy(  # "24 x 3": the written method, a line is a step
+        prompt="{question}\n",
+        examples=_WRITTEN_PRODUCTS,
+        chat=False,
+        delimiter="\n",
+        max_steps=6,
+        sampling=Sampling(max_tokens=24),
+        max_solution_tokens=64,
     ),
     "choice": StepPolicy(prompt="choice", answer_kind="choice", cue="\nThe answer is ("),
 }
