@@ -146,7 +146,7 @@ class Usage:
     cached_tokens: int = 0  # of these, served from the prefix cache
     output_tokens: int = 0
     calls: int = 0
-    reward_passes: int = 0  # distinct states scored
+    reward_passes: int = 0  # distinct states scored; told by the search, not by an engine
     tool_calls: int = 0
     cost_usd: float = 0.0
     joules: float = 0.0

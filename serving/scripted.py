@@ -110,7 +110,7 @@ class Scripted(Engine):
         if self._rate is None:
             raise self._cannot("rate answers: give Scripted(rate=...)")
         await self._wait(request)
-        usage = Usage(input_tokens=self.count_tokens(request.prompt), calls=1, reward_passes=1)
+        usage = Usage(input_tokens=self.count_tokens(request.prompt), calls=1)
         return Served(self._rate(request), usage)
 
     async def _wait(self, request: object) -> None:

@@ -98,7 +98,7 @@ class Synthetic(Engine):
 
     async def rate(self, request: Rate) -> Served[float]:
         """`value` of what has been written."""
-        usage = Usage(input_tokens=self.count_tokens(request.prompt), calls=1, reward_passes=1)
+        usage = Usage(input_tokens=self.count_tokens(request.prompt), calls=1)
         return Served(self.value(self._written(request.prompt)), usage)
 
     def count_tokens(self, prompt: Prompt) -> int:

@@ -125,7 +125,7 @@ class AStar:
             start = run.frontier.top or max(search.open, key=lambda node: node.depth, default=search.root)
             best = yield from search.finalise(start)
         elif run.goals and self.stop == "budget":
-            stopped = None  # that is how it was meant to end
+            stopped = search.ended = None  # that is how it was meant to end
         return search.result(best, stopped=stopped, **self.facts(search, run, best))
 
     def explore(self, search: Search, run: "Progress") -> Flow[None]:

@@ -104,6 +104,12 @@ Proposal: TypeAlias = Step | Failure
 Score: TypeAlias = float | Failure
 
 
+def unscored(failure: Failure) -> Failure:
+    """What a reward says of a call that failed. One that the budget refused stays as it is: it tells the
+    search that it was cut short."""
+    return failure if failure.kind == "budget" else Failure("reward", failure.message)
+
+
 class Policy:
     """Draws the next steps of partial solutions. Subclasses define `propose`, `terminal`, `answer`."""
 

@@ -1,7 +1,7 @@
 """Beam search over reasoning steps: go on from the best few prefixes, forget the rest.
 
 At each depth every live beam is continued in several ways, the new prefixes are scored, and the W best go
-on. A finished beam among them is set aside and frees no new place. What is cut is cut for good: an early
+on. Finished ones are set aside; one among the W frees no new place. What is cut is cut for good: an early
 misjudgement cannot be repaired (for that see `a_star` and `particle_filter`).
 
     B_{t+1} = the W prefixes of largest v among the draws from B_t,   v = `value` of the step scores
@@ -70,7 +70,7 @@ class Beam:
             while live and live[0].depth < self.max_depth:
                 drawn = yield from search.expand(live, [n] * len(live), unique=True)
                 ranked = sorted(chain(*drawn), key=self.worth, reverse=True)
-                yield from search.prune(ranked[self.width :])
+                yield from search.prune(node for node in ranked[self.width :] if not node.terminal)
                 live, n = [node for node in ranked[: self.width] if not node.terminal], self.expand
         except SearchEnded as end:
             return end

@@ -46,10 +46,9 @@ class BestOfN:
         try:
             pool = yield from self.draw(search)
             yield from search.score(pool)
-            best = self.choose(search, pool)
         except SearchEnded as end:
-            stopped = end
-            best = yield from search.finalise(search.root)
+            stopped, pool = end, search.terminals
+        best = self.choose(search, pool) or (yield from search.finalise(search.root if stopped else None))
         return search.result(best, stopped=stopped)
 
     def draw(self, search: Search) -> Flow[list[Node]]:

@@ -1,14 +1,15 @@
 """Monte Carlo tree search: explore where it promises most, then commit to one step after another.
 
 Each simulation descends from the committed node by the largest Q + U, expands the leaf it arrives at, and
-adds the reward of one new child to every node above. After some simulations the most visited child is
+adds the reward of its best new child to every node above. After some simulations the most visited child is
 committed to, with all that is known below it. There are no roll-outs: the reward judges prefixes.
 
     Q = total / visits      U = (c_init + ln((N_p + c_base + 1) / c_base)) · √N_p / (1 + N_c)
 
 Source: Reasoning with Language Model is Planning with World Model, arXiv 2305.14992; selection rule and
-constants as in the code of arXiv 2502.07191 (after AlphaZero). Deviates: of all finished solutions found
-the best scored is returned; `select="path"` returns the committed one, as the code does.
+constants as in the code of arXiv 2502.07191 (after AlphaZero). Deviates: that code backs up a random new
+child (`backup="random"`), knows nothing of a child before its first visit where here Q is its score, and
+returns the committed solution (`select="path"`) where here the best scored of all found is returned.
 """
 
 import math
@@ -34,6 +35,7 @@ class MCTS:
     expand: int = 4
     c_init: float = 1.25
     c_base: float = 19652.0
+    backup: Literal["best", "random"] = "best"
     commit: Literal["visits", "sample"] = "visits"
     select: Literal["best", "path"] = "best"
     max_depth: int = 40
@@ -48,6 +50,8 @@ class MCTS:
             raise UsageError(
                 f"c_base must be above 0 and c_init at least 0, got {self.c_base}, {self.c_init}."
             )
+        if self.backup not in ("best", "random"):
+            raise UsageError(f"backup must be 'best' or 'random', got {self.backup!r}.")
         if self.commit not in ("visits", "sample"):
             raise UsageError(f"commit must be 'visits' or 'sample', got {self.commit!r}.")
         if self.select not in ("best", "path"):
@@ -85,7 +89,8 @@ class MCTS:
         if not leaf.terminal and leaf.depth < self.max_depth:
             [children] = yield from search.expand([leaf], [self.expand], unique=True)
             if children:
-                path.append(rng.choice(children))
+                best = max(children, key=lambda child: child.score or 0.0)
+                path.append(best if self.backup == "best" else rng.choice(children))
         seen.back_up(path, path[-1].score or 0.0)
 
     def u(self, seen: "Visits", parent: Node, child: Node) -> float:
@@ -94,11 +99,11 @@ class MCTS:
         return (self.c_init + math.log((n_p + self.c_base + 1) / self.c_base)) * math.sqrt(n_p) / (1 + n_c)
 
     def committed(self, children: list[Node], seen: "Visits", rng: Random) -> Node:
-        """The most visited child, the first of equals; or one drawn in proportion to its visits."""
+        """The most visited child, of equals that of largest Q; or one drawn in proportion to its visits."""
         if self.commit == "sample":
             [drawn] = rng.choices(children, [seen.n(child) for child in children])
             return drawn
-        return max(children, key=seen.n)
+        return max(children, key=lambda child: (seen.n(child), seen.q(child)))
 
 
 @dataclass(slots=True)
@@ -113,8 +118,9 @@ class Visits:
         return self._visits.get(node, 0)
 
     def q(self, node: Node) -> float:
-        """Mean value; 0 for a node never visited."""
-        return self._total.get(node, 0.0) / (self.n(node) + 1e-6)
+        """Mean value; of a node never visited its own score, which is known."""
+        visits = self.n(node)
+        return self._total[node] / visits if visits else node.score or 0.0
 
     def back_up(self, path: list[Node], value: float) -> None:
         """Count one simulation for every node on its path."""

@@ -79,7 +79,7 @@ class Search:
     nodes: list[Node] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     failures: list[str] = field(default_factory=list)  # distinct reasons, in order of appearance
-    ended: SearchEnded | None = None  # what ended its own finalisation early
+    ended: SearchEnded | None = None  # what cut a batch or the finalisation short, if anything
     _scores: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -176,17 +176,17 @@ class Search:
         """
         if self.reward is None:
             return
-        waiting = [node for node in nodes if node.score is None]
-        new = {node.state.text: node.state for node in waiting if node.state.text not in self._scores}
+        waiting = [(node, node.state.text) for node in nodes if node.score is None]
+        new = {text: node.state for node, text in waiting if text not in self._scores}
         if new:
             scores = yield from self.reward.score(list(new.values()))
             for text, score in zip(new, scores, strict=True):
                 self._scores[text] = self._checked(score)
             self.counts.reward_passes += len(new)
-        for node in waiting:
-            node.score = self._scores[node.state.text]
+        for node, text in waiting:
+            node.score = self._scores[text]
         if waiting:
-            scored = {str(node.id): node.score for node in waiting}
+            scored = {str(node.id): node.score for node, _ in waiting}
             yield [Note("scores", {"scores": scored}, reward_passes=len(new))]
         if self.counts.failed_scores and self.counts.failed_scores == self.counts.reward_passes:
             raise RewardUnavailable(f"no state could be scored: {self.failures[-1]}")
@@ -250,6 +250,7 @@ class Search:
         for f in fields(Counts):
             setattr(self.counts, f.name, getattr(self.counts, f.name) + getattr(other.counts, f.name))
         self.failures += [reason for reason in other.failures if reason not in self.failures]
+        self.ended = self.ended or other.ended
 
     def candidate(self, node: Node, weight: float | None = None) -> Candidate:
         """A node as part of a result's evidence."""
@@ -312,8 +313,8 @@ class Search:
         for node, n in zip(nodes, counts, strict=True):
             first.append(node.draws)
             node.draws += n
-        seeds = [derive(self.seed, n.state.lineage, draw) for n, draw in zip(nodes, first, strict=True)]
-        return first, seeds
+        rows = zip(nodes, first, strict=True)
+        return first, [derive(self.seed, node.state.lineage, draw) for node, draw in rows]
 
     def _adopt(
         self, parent: Node, proposals: Sequence[Proposal], first_draw: int, unique: bool = False
@@ -326,10 +327,11 @@ class Search:
                 self._fail(proposal)
                 continue
             self.counts.tokens += proposal.n_tokens
-            if unique and proposal.text in seen:
-                self.counts.duplicates += 1
-                continue
-            seen.add(proposal.text)
+            if unique:
+                if proposal.text in seen:
+                    self.counts.duplicates += 1
+                    continue
+                seen.add(proposal.text)
             children.append(self._insert(parent, parent.state.extend(proposal, draw)))
         return children
 
@@ -363,8 +365,8 @@ class Search:
     def _checked(self, score: Score) -> float:
         if isinstance(score, Failure) or math.isnan(score):
             self.counts.failed_scores += 1
-            reason = score.message if isinstance(score, Failure) else "the reward returned NaN"
-            self._fail(Failure("reward", reason), proposal=False)
+            nan = Failure("reward", "the reward returned NaN")
+            self._fail(score if isinstance(score, Failure) else nan, proposal=False)
             return 0.0
         if not 0.0 <= score <= 1.0:
             self.counts.clipped_scores += 1
@@ -373,17 +375,20 @@ class Search:
 
     def _fail(self, failure: Failure, proposal: bool = True) -> None:
         self.counts.failed_proposals += proposal
+        if failure.kind == "budget":  # the rest of its batch was affordable
+            self.ended = SearchEnded(failure.message)
         if failure.message not in self.failures:
             self.failures.append(failure.message)
 
 
 def _row(node: Node) -> Mapping[str, Any]:
+    step = node.state.step
     return {
         "id": node.id,
         "parent": None if node.parent is None else node.parent.id,
         "depth": node.depth,
-        "text": node.state.step.text if node.state.step else "",
-        "logp": node.state.step.logp if node.state.step else None,
+        "text": step.text if step else "",
+        "logp": step.logp if step else None,
         "score": node.score,
         "terminal": node.terminal,
     }

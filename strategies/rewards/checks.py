@@ -23,7 +23,7 @@ from ...serving.errors import UnknownName, UsageError
 from ...serving.flow import CallTool, Failure, Flow, ToolResult
 from ...serving.seeds import derive
 from ..answers import canon, extract, number
-from ..base import Check, Policy, Score, State, Task
+from ..base import Check, Policy, Score, State, Task, unscored
 from . import ifeval, patterns
 from .ifeval import Finding
 
@@ -180,7 +180,7 @@ def _passed(reply: ToolResult | Failure, check: Check, text: str) -> bool | Fail
     from ...tools.python import ENDED
 
     if isinstance(reply, Failure):
-        return Failure("reward", reply.message)
+        return unscored(reply)
     last = reply.text.rstrip().rpartition("\n")[2]
     if reply.ok or last.startswith(ENDED):
         return reply.ok and last == _mark(check, text)

@@ -15,7 +15,7 @@ from ...serving.base import Capability
 from ...serving.errors import UsageError
 from ...serving.flow import Completion, Failure, Flow, Generate, Message, Prompt, Sampling
 from ...serving.seeds import derive
-from ..base import Score, State
+from ..base import Score, State, unscored
 
 INSTRUCTIONS = (
     "Judge a solution, finished or not, to the question below. Check whether every step follows and is "
@@ -120,6 +120,6 @@ def _spoke(reply: Any) -> bool:
 
 def _no_verdict(reply: Any) -> Failure:
     if isinstance(reply, Failure):
-        return Failure("reward", reply.message)
+        return unscored(reply)
     line = reply[-1].content.rstrip().rpartition("\n")[2][:100] if reply else ""
     return Failure("reward", f"the judge gave no line 'VERDICT: n', asked twice; its last line: {line!r}")

@@ -18,7 +18,7 @@ from typing import Literal
 from ...serving.base import Capability
 from ...serving.errors import UsageError
 from ...serving.flow import Failure, Flow, Prompt, Rate
-from ..base import Score, State
+from ..base import Score, State, unscored
 
 _AGGREGATES = ("model", "last", "min", "product")
 
@@ -70,7 +70,7 @@ class RateReward:
 
     def _squashed(self, reply: float | Failure) -> Score:
         if isinstance(reply, Failure):
-            return Failure("reward", reply.message)
+            return unscored(reply)
         if math.isnan(reply):
             return Failure("reward", "the reward model returned NaN")
         if self.squash == "none":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ...serving.base import Capability
 from ...serving.errors import UsageError
 from ...serving.flow import Failure, Flow, LogLikelihood, LogProb, Prompt
-from ..base import Score, State
+from ..base import Score, State, unscored
 
 QUESTION = (
     "Question:\n{question}\n\nSolution so far:\n{solution}\n\n"
@@ -64,7 +64,7 @@ class SelfEval:
 def _p_yes(yes: LogLikelihood | Failure, no: LogLikelihood | Failure) -> Score:
     for reply in (yes, no):
         if isinstance(reply, Failure):
-            return Failure("reward", reply.message)
+            return unscored(reply)
     assert isinstance(yes, LogLikelihood) and isinstance(no, LogLikelihood)
     odds = yes.total - no.total
     if math.isnan(odds):  # also −∞ − −∞: the model can say neither

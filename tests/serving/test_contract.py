@@ -137,7 +137,7 @@ async def test_does_what_it_can_and_refuses_the_rest(served: Engine) -> None:
     if "rate" in served.capabilities:
         score, usage = await served.rate(Rate(QUESTION))
         assert isinstance(score, float)
-        assert usage.reward_passes == 1
+        assert usage.calls == 1
     else:
         with pytest.raises(EngineError, match="cannot rate"):
             await served.rate(Rate(QUESTION))

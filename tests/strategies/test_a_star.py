@@ -1,7 +1,8 @@
-"""Laws of A*-decoding: what each edge cost guarantees, on trees that are enumerated; exact accounts; edges."""
+"""Laws of A*-decoding: what each edge cost guarantees on enumerated trees; exact accounts; edges."""
 
 import heapq
 import math
+from itertools import pairwise
 from statistics import mean
 
 import pytest
@@ -47,12 +48,12 @@ def exhaustive(tree, **parameters):
 def falls(node):
     """The total fall of the reward along the path."""
     scores = [n.score for n in node.path()]
-    return sum(max(0.0, a - b) for a, b in zip(scores, scores[1:], strict=False))
+    return sum(max(0.0, a - b) for a, b in pairwise(scores))
 
 
 def falls_to(tree, leaf):
     scores = [1.0] + [tree.value(prefix) for prefix in lineage(leaf)]
-    return sum(max(0.0, a - b) for a, b in zip(scores, scores[1:], strict=False))
+    return sum(max(0.0, a - b) for a, b in pairwise(scores))
 
 
 def lineage(leaf):
@@ -106,7 +107,7 @@ def test_drop_is_uniform_cost_search_on_the_falls_expansion_by_expansion():
 
 
 def test_the_same_holds_on_the_tree_that_was_sampled():
-    """Every finished solution of the sampled tree falls at least as much, and every open prefix already does."""
+    """Every finished solution of the sampled tree falls at least as much, and so does every open prefix."""
     for seed, tree in enumerate(TREES):
         method = a_star(tree, k=3)
         search, progress = explored(method, seed)
@@ -273,7 +274,7 @@ def test_nothing_is_asked_for_after_the_goal_is_popped():
 @pytest.mark.parametrize("calls", [0, 1, 2, 5, 9, 20])
 def test_a_budget_of_calls_holds(calls):
     engine = Synthetic(seed=3)
-    method = AStar(policy=StepPolicy(chat=False, answer_kind="text"), reward=RateReward(squash="none"))
+    method = AStar(policy=StepPolicy(prompt="plain", answer_kind="text"), reward=RateReward(squash="none"))
     driver = Driver(Services({"policy": engine}), budget=Budget(calls=calls, finish=0.0))
     result = wait_for(driver.run(method.solve(TASK, seed=0)))
     assert driver.ledger.usage.calls <= calls
@@ -283,7 +284,7 @@ def test_a_budget_of_calls_holds(calls):
 def test_every_token_of_the_trace_is_in_the_usage():
     events = []
     driver = Driver(Services({"policy": Synthetic(seed=3)}), observers=[events.append])
-    method = AStar(policy=StepPolicy(chat=False, answer_kind="text"), reward=RateReward(squash="none"))
+    method = AStar(policy=StepPolicy(prompt="plain", answer_kind="text"), reward=RateReward(squash="none"))
     result = wait_for(driver.run(method.solve(TASK, seed=0)))
     called = [event for event in events if isinstance(event, Called)]
     drawn = [completion for e in called if isinstance(e.request, Generate) for completion in e.reply]
@@ -337,7 +338,7 @@ def test_one_draw_a_step_is_a_chain_and_says_so():
 class Mute(Policy):
     """Proposes nothing but failures from depth `depth` on."""
 
-    requires = {}
+    requires = {}  # noqa: RUF012
 
     def __init__(self, depth):
         self.depth = depth
