@@ -158,6 +158,15 @@ def _runs(commands: Any) -> None:
     show = _command(verbs, "show", "show:trace", "Show the tree of a run")
     show.add_argument("run", metavar="RUN|FILE", help="a run's name, last, or a trace.jsonl")
     show.add_argument("--all", action="store_true", help="every step, however many")
+    export = _command(verbs, "export", "show:export", "Print the tree of a run as data")
+    export.add_argument("run", metavar="RUN|FILE", help="a run's name, last, or a trace.jsonl")
+    export.add_argument(
+        "--format",
+        metavar="FORMAT",
+        choices=("json", "graphml"),
+        default="json",
+        help="json (node-link, as networkx reads it) or graphml",
+    )
 
 
 def _rest(commands: Any) -> None:

@@ -6,10 +6,13 @@ An observer that only remembers; `live.py` draws it while a run goes on, `trace 
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..serving.flow import Failure, Usage
 from .trace import Called, Event, Exhausted, Noted, Path, RunEnded, RunStarted
+
+if TYPE_CHECKING:
+    import networkx
 
 
 @dataclass(slots=True, eq=False)
@@ -123,6 +126,21 @@ class SearchView:
             if name in (known := self._flows.get(flow[:end], {})):
                 return known[name]
         return next((known[name] for known in self._flows.values() if name in known), None)
+
+
+def to_networkx(view: SearchView) -> "networkx.DiGraph[int]":
+    """The tree as a directed graph with edges parent → child; nodes are numbered as they appeared."""
+    import networkx
+
+    graph: networkx.DiGraph[int] = networkx.DiGraph()
+    numbers = {node: number for number, node in enumerate(view.nodes)}
+    best = set(view.best.path()) if view.best else set()
+    for node, number in numbers.items():
+        facts = {"text": node.text, "depth": node.depth, "terminal": node.terminal, "pruned": node.pruned}
+        graph.add_node(number, **facts, score=node.score, best=node in best)
+        if node.parent is not None:
+            graph.add_edge(numbers[node.parent], number)
+    return graph
 
 
 def replay(rows: Iterable[Mapping[str, Any]]) -> SearchView:

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import json
 import re
 import sys
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ from rich.text import Text
 from ...strategies import STRATEGIES
 from .. import trace as trace_file
 from ..live import status_line, tree_lines
-from ..search_view import clean, replay
+from ..search_view import SearchView, clean, replay, to_networkx
 from .solve import store
 
 
@@ -63,10 +64,7 @@ def runs(chosen: argparse.Namespace) -> int:
 
 def trace(chosen: argparse.Namespace) -> int:
     """The tree of a run, and its figures."""
-    file = Path(chosen.run)
-    if not file.is_file():
-        file = store().open(chosen.run).trace
-    view = replay(trace_file.read(file))
+    view = _view(chosen.run)
     console = Console(highlight=False)
     width = console.width if console.is_terminal else 10_000
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
@@ -80,6 +78,26 @@ def trace(chosen: argparse.Namespace) -> int:
         name = view.started.run if view.started else ""
         console.print(Text(f"not finished; go on with: abduce resume {name}", style="yellow"))
     return 0
+
+
+def export(chosen: argparse.Namespace) -> int:
+    """The tree of a run as data: node-link JSON, or GraphML."""
+    import networkx
+
+    graph = to_networkx(_view(chosen.run))
+    if chosen.format == "json":
+        print(json.dumps(networkx.node_link_data(graph, edges="edges"), ensure_ascii=False, indent=1))
+        return 0
+    for _, facts in graph.nodes(data=True):
+        facts["score"] = "" if facts["score"] is None else facts["score"]  # GraphML has no null
+    print("\n".join(networkx.generate_graphml(graph)))
+    return 0
+
+
+def _view(name: str) -> SearchView:
+    """What the trace of a run shows, by the run's name or its file."""
+    file = Path(name)
+    return replay(trace_file.read(file if file.is_file() else store().open(name).trace))
 
 
 def _table(*columns: str) -> Table:

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import networkx
 import pytest
 
 from abduce.orchestrator import cli
@@ -90,6 +91,20 @@ def test_a_run_is_listed_and_shown_afterwards(capsys):
         assert "answer: 56" in out
     file = Path(os.environ["ABDUCE_HOME"]) / "runs" / run / "trace.jsonl"
     assert abduce(capsys, "trace", "show", str(file))[1] == out
+
+
+def test_a_run_is_exported_as_a_graph(capsys):
+    solve(capsys)
+    code, out, _ = abduce(capsys, "trace", "export", "last")
+    graph = networkx.node_link_graph(json.loads(out), edges="edges")
+    assert code == 0
+    assert sorted(score for _, score in graph.nodes(data="score")) == [0.0, 0.0, 1.0, 1.0]
+    assert [text for _, facts in graph.nodes(data=True) if facts["best"] for text in [facts["text"]]] == [
+        "The answer is 56"
+    ]
+    code, out, _ = abduce(capsys, "trace", "export", "last", "--format", "graphml")
+    assert code == 0
+    assert networkx.parse_graphml(out).number_of_nodes() == 4
 
 
 def test_resuming_a_finished_run_repeats_no_call(capsys):
