@@ -31,8 +31,9 @@ from abduce.strategies.particle_gibbs import ParticleGibbs
 from abduce.strategies.smc import Potential
 from tests.strategies import laws
 
-BIG = laws.ExactTree(3, 5, seed=11)  # evidence
-SMALL = laws.ExactTree(3, 4, seed=5)  # consistency, Gibbs
+BIG = laws.ExactTree(3, 5, seed=11)  # evidence, 360 leaves
+SMALL = laws.ExactTree(3, 4, seed=5)  # consistency, 117 leaves
+TINY = laws.ExactTree(2, 4, seed=5)  # Gibbs, 28 leaves
 POTENTIALS = list(product(("product", "telescoping"), ("id", "odds")))
 SCHEMES = ("multinomial", "stratified", "systematic", "residual")
 RULES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -227,17 +228,17 @@ def kernel_row(law: str, setting: str, seen: Counter[str], exact: laws.Exact, *,
 
 def invariant(kind: Any, phi: Any, n: int, ancestor_sampling: bool, draws: int) -> Row:
     """Reference from π, one conditional sweep, one draw."""
-    exact = laws.enumerate_target(SMALL, Potential(kind, phi))
+    exact = laws.enumerate_target(TINY, Potential(kind, phi))
     method = ParticleGibbs(
-        policy=SMALL,
-        reward=SMALL,
+        policy=TINY,
+        reward=TINY,
         particles=n,
         potential=kind,
         phi=phi,
         ancestor_sampling=ancestor_sampling,
     )
     first = draws * (1 + 2 * n + ancestor_sampling)  # starts of its own for each check
-    seen = laws.kernel_draws(laws.gibbs_kernel(method), SMALL, laws.exact_start(exact), draws, first=first)
+    seen = laws.kernel_draws(laws.gibbs_kernel(method), TINY, laws.exact_start(exact), draws, first=first)
     name = "PGAS" if ancestor_sampling else "Gibbs"
     setting = f"{name} {kind} {phi} N={n}, {draws} draws"
     return kernel_row("invariance", setting, seen, exact, rejected=False)
@@ -245,21 +246,21 @@ def invariant(kind: Any, phi: Any, n: int, ancestor_sampling: bool, draws: int) 
 
 def faulty(kind: Any, n: int, draws: int) -> Row:
     """The published faults, against the target p · Π odds."""
-    exact = laws.enumerate_target(SMALL, Potential("product", "odds"))
+    exact = laws.enumerate_target(TINY, Potential("product", "odds"))
     kernel = laws.faulty_kernel(Potential(kind, "odds"), n, max_steps=40)
-    seen = laws.kernel_draws(kernel, SMALL, laws.exact_start(exact), draws)
+    seen = laws.kernel_draws(kernel, TINY, laws.exact_start(exact), draws)
     name = "final-score reference" if kind == "product" else "both published faults"
     return kernel_row("control 4", f"{name} N={n}, {draws} draws", seen, exact, rejected=True)
 
 
 def converges(n: int, draws: int) -> Row:
     """From the least likely leaf, with equal particle steps."""
-    exact = laws.enumerate_target(SMALL, Potential("product", "odds"))
-    method = ParticleGibbs(policy=SMALL, reward=SMALL, particles=n, phi="odds")
+    exact = laws.enumerate_target(TINY, Potential("product", "odds"))
+    method = ParticleGibbs(policy=TINY, reward=TINY, particles=n, phi="odds")
     worst = exact.leaves[int(exact.pi.argmin())]
     sweeps = 96 // n
     kernel = laws.gibbs_kernel(method)
-    seen = laws.kernel_draws(kernel, SMALL, lambda rng: worst, draws, sweeps=sweeps)
+    seen = laws.kernel_draws(kernel, TINY, lambda rng: worst, draws, sweeps=sweeps)
     setting = f"from the least likely leaf, N={n}, {sweeps} sweeps, {draws} chains"
     return kernel_row("convergence", setting, seen, exact, rejected=False)
 
@@ -267,11 +268,11 @@ def converges(n: int, draws: int) -> Row:
 def tempered(kind: Any, phi: Any, draws: int) -> Row:
     """Two temperatures with swaps: the worse of both chains."""
     method = ParallelTempering(
-        policy=SMALL, reward=SMALL, temperatures=(3.0, 1.0), particles=2, potential=kind, phi=phi
+        policy=TINY, reward=TINY, temperatures=(3.0, 1.0), particles=2, potential=kind, phi=phi
     )
     rows = []
-    for seen, temperature in zip(laws.tempering_draws(method, SMALL, draws), (3.0, 1.0), strict=True):
-        exact = laws.enumerate_target(SMALL, Potential(kind, phi, temperature))
+    for seen, temperature in zip(laws.tempering_draws(method, TINY, draws), (3.0, 1.0), strict=True):
+        exact = laws.enumerate_target(TINY, Potential(kind, phi, temperature))
         setting = f"swaps, T=3 and 1, {kind} {phi} N=2, {draws} draws"
         rows.append(kernel_row("invariance", setting, seen, exact, rejected=False))
     return min(rows, key=lambda row: float(row.figure.split()[-1]))
