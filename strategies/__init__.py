@@ -15,6 +15,7 @@ STRATEGIES: dict[str, str] = {
     "chain_of_thought": "ChainOfThought",
     "dvts": "DVTS",
     "entropic_filter": "EntropicFilter",
+    "lookahead_filter": "LookaheadFilter",
     "mcts": "MCTS",
     "parallel_tempering": "ParallelTempering",
     "particle_filter": "ParticleFilter",

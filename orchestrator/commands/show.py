@@ -38,7 +38,7 @@ def about(name: str) -> tuple[str, str]:
     text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
     first = " ".join(text.split("\n\n")[0].split())
     idea = re.split(r"(?<=[a-z)\]])\.(?:\s|$)", first)[0].rstrip(".")
-    papers = dict.fromkeys(re.findall(r"arXiv[: ]*(\d{4}\.\d{4,5})", text))
+    papers = dict.fromkeys(re.findall(r"(\d{4}\.\d{4,5})", text.partition("Source:")[2]))
     return idea, ", ".join(f"arXiv {paper}" for paper in papers)
 
 
