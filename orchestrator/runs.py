@@ -10,7 +10,8 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,23 @@ class Run:
             return None
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return found
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Work on the run alone. Raises UsageError while another process does."""
+        with (self.folder / "lock").open("w") as file:
+            with suppress(ImportError):  # Windows
+                import fcntl
+
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise UsageError(
+                        f"Run {self.id} is going on in another process. Wait for its end, or stop it."
+                    ) from None
+                except OSError:  # a network folder that cannot lock
+                    pass
+            yield
 
     def journal(self) -> Journal:
         """Open the run's journal."""

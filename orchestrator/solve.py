@@ -62,6 +62,7 @@ class Pipeline:
             watching = list(observers)
             journal = None
             if run is not None:
+                files.enter_context(run.held())
                 journal = run.journal()
                 files.callback(journal.close)
                 trace = JsonLines(run.trace)
@@ -198,4 +199,11 @@ def _budget(words: str | Budget | Mapping[str, Any] | None) -> Budget:
 
 def _settings(words: Mapping[str, Any]) -> dict[str, Any]:
     """What can be written down of a pipeline's parts; objects appear by their type."""
-    return {key: value for key, value in words.items() if value not in (None, [], {})}
+    return {key: _named(value) for key, value in words.items() if value not in (None, [], {})}
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _named(part) for key, part in value.items()}
+    plain = value is None or isinstance(value, (str, int, float, list, tuple, Budget))
+    return value if plain else f"<{type(value).__name__}>"

@@ -3,8 +3,9 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from typing import Any
 
 from ...serving.errors import UsageError
 from ...strategies.base import Check, Result, Task
@@ -41,6 +42,7 @@ def resume(chosen: argparse.Namespace) -> int:
     run = store().open(chosen.run)
     record = run.record
     options = {key: record[key] for key in _OPTIONS if key in record}
+    _written_down(run.id, options)
     pipeline = build(**options, **record.get("params", {}))
     fetch_models(pipeline)
     task = record["task"]
@@ -51,6 +53,16 @@ def resume(chosen: argparse.Namespace) -> int:
         return pipeline.solve(task, seed=record["seed"], observers=observers, run=run)
 
     return _watched(search, pipeline.budget, chosen)
+
+
+def _written_down(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse a run whose parts were Python objects: run.json tells only what they were."""
+    for key, value in options.items():
+        if isinstance(value, str) and value.startswith("<"):
+            raise UsageError(
+                f"Run {name} was started from Python with {key}={value}, which is not written down. Go on "
+                f'with it there: pipeline.solve(task, seed=…, run=abduce.Runs(…).open("{name}")).'
+            )
 
 
 _OPTIONS = ("strategy", "model", "models", "policy", "reward", "tools", "budget", "concurrency")

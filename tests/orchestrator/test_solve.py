@@ -1,0 +1,225 @@
+"""`solve` and `asolve`: they work anywhere, say what is wrong before they start, and always have a result."""
+
+import asyncio
+import math
+import threading
+from itertools import count
+
+import pytest
+
+import abduce
+from abduce.orchestrator.runs import Runs
+from abduce.orchestrator.trace import read
+from abduce.serving.errors import EngineError, MissingCapability, UnknownName, UsageError
+from abduce.serving.flow import Generate, Prompt
+from abduce.serving.scripted import Scripted
+from abduce.strategies.base import Candidate, Result
+
+TASK = abduce.Task("7 x 8 =", checks=(abduce.Check("numeric", {"value": 56}),))
+RIGHT = {"model": {"engine": "scripted", "replies": {"": ["The answer is 54.", "The answer is 56."]}}}
+RIGHT |= {"reward": "checks", "n": 4}
+
+
+def solve(**options) -> Result:
+    return abduce.solve(TASK, **RIGHT | options)
+
+
+# ---------------------------------------------------------------- anywhere
+
+
+def test_in_a_script():
+    assert solve().answer == "56"
+
+
+async def test_inside_a_running_loop_both_ways_give_the_same():
+    assert solve() == await abduce.asolve(TASK, **RIGHT)
+
+
+async def test_inside_a_loop_others_go_on_meanwhile():
+    slow = {"engine": "scripted", "replies": "The answer is 56.", "latency_s": 0.1}
+    ticks = count()
+
+    async def tick() -> None:
+        while True:
+            next(ticks)
+            await asyncio.sleep(0.005)
+
+    ticking = asyncio.ensure_future(tick())
+    await abduce.asolve(TASK, **RIGHT | {"model": slow})
+    ticking.cancel()
+    assert next(ticks) > 3
+
+
+def test_in_a_thread():
+    found: list[Result] = []
+    thread = threading.Thread(target=lambda: found.append(solve()))
+    thread.start()
+    thread.join(20)
+    assert [result.answer for result in found] == ["56"]
+
+
+def test_in_a_notebook():
+    """Cells are run one after another by a loop that never stops running."""
+    cells = (lambda: solve(seed=1), lambda: solve(seed=2))
+
+    async def kernel() -> list[Result]:
+        found = []
+        for cell in cells:
+            await asyncio.sleep(0)
+            found.append(cell())
+        return found
+
+    assert [result.answer for result in asyncio.run(kernel())] == ["56", "56"]
+
+
+def test_a_tool_or_engine_that_solves_inside_a_search_is_told_to_await():
+    engine = Scripted(lambda request, seed: solve().text)
+    result = abduce.solve(TASK, model=engine, reward="checks")
+    assert not result.complete
+    assert "Await asolve" in result.diagnostics["stopped"]
+
+
+def test_many_at_once_keep_to_themselves():
+    async def all_of_them() -> list[Result]:
+        return await asyncio.gather(*(abduce.asolve(TASK, **RIGHT, seed=i) for i in range(20)))
+
+    assert all(result.usage.calls == 1 for result in asyncio.run(all_of_them()))
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"strategy": "best_of_m"}, "No strategy named 'best_of_m'. Did you mean 'best_of_n'?"),
+        ({"atempts": 3}, "No parameter of best_of_n named 'atempts'. Did you mean 'attempts'?"),
+        ({"policy": {"preset": "cot", "max_step": 3}}, "Did you mean 'max_steps'?"),
+        ({"policy": "cott"}, "No policy named 'cott'. Did you mean 'cot'?"),
+        ({"reward": "check"}, "No reward named 'check'. Did you mean 'checks'?"),
+        ({"reward": {"kind": "checks", "lose": True}}, "Did you mean 'loose'?"),
+        ({"model": "scripten"}, "No engine named 'scripten'. Did you mean 'scripted'?"),
+        ({"tools": ["calculater"]}, "No tool named 'calculater'. Did you mean 'calculator'?"),
+        ({"budget": {"token": 3}}, "No budget named 'token'. Did you mean 'tokens'?"),
+        ({"budget": "8k tokns"}, "Cannot read the budget '8k tokns'. Did you mean 'tokens'?"),
+        ({"n": 0}, "n and attempts must be at least 1, got 0"),
+        ({"concurrency": 0}, "concurrency must be at least 1, got 0"),
+        ({"strategy": "self_consistency"}, "'self_consistency' uses no reward"),
+        ({"strategy": {"name": "beam"}, "n": 4}, "n: parameters go into the strategy object"),
+    ],
+)
+def test_a_mistake_is_told_with_the_nearest_spelling(options, told):
+    with pytest.raises(UsageError) as error:
+        solve(**options)
+    assert told in str(error.value)
+
+
+def test_a_strategy_that_is_none_is_named():
+    with pytest.raises(UsageError, match=r"a name or an object with solve.*got \{'name': 'beam'\}"):
+        abduce.build(strategy={"name": "beam"}, model=RIGHT["model"])
+
+
+def test_a_task_without_checks_cannot_be_checked():
+    with pytest.raises(UsageError, match="The task has no checks"):
+        abduce.solve("7 x 8 =", **RIGHT)
+
+
+@pytest.mark.parametrize(
+    ("reward", "able"), [("self_eval", {"embedded", "synthetic"}), ("rate", {"synthetic"})]
+)
+def test_a_missing_capability_names_the_engines_that_have_it(reward, able):
+    with pytest.raises(MissingCapability, match=r"'scripted' \(role 'reward'\) cannot") as error:
+        solve(reward=reward)
+    named = set(str(error.value).rpartition("can: ")[2].strip(".").split(", "))
+    assert able <= named
+    assert "scripted" not in named
+
+
+def test_nothing_is_left_behind_by_a_mistake(tmp_path):
+    with pytest.raises(UnknownName):
+        solve(strategy="best_of_m", store=Runs(tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
+
+
+# ---------------------------------------------------------------- endings
+
+
+@pytest.mark.parametrize("resource", ["tokens", "output_tokens", "calls", "seconds"])
+@pytest.mark.parametrize("strategy", ["best_of_n", "beam", "particle_filter", "a_star", "mcts", "dvts"])
+def test_a_budget_of_nothing_buys_nothing_and_says_so(strategy, resource):
+    model = Scripted("The answer is 56.")
+    result = abduce.solve(TASK, strategy=strategy, model=model, reward="checks", budget={resource: 0})
+    assert (result.answer, result.complete, result.usage.calls) == (None, False, 0)
+    assert result.diagnostics["stopped"] == f"budget of 0 {resource} is used up"
+
+
+@pytest.mark.parametrize("strategy", ["beam", "particle_filter", "a_star", "mcts", "dvts"])
+def test_an_engine_that_dies_on_the_way_leaves_what_there_is(tmp_path, strategy):
+    alive = iter(range(3))
+
+    def say(request, seed):
+        if next(alive, None) is None:
+            raise EngineError("the machine is gone")
+        return [f"Step {seed % 7 + i}.\n\n" for i in range(request.n)]
+
+    runs = Runs(tmp_path)
+    model = Scripted(say, rate=lambda request: 0.3)
+    result = abduce.solve(TASK, strategy=strategy, model=model, reward="rate", store=runs)
+    assert not result.complete
+    assert "the machine is gone" in result.diagnostics["stopped"]
+    assert result.text.startswith("Step ")
+    run = runs.open("last")
+    assert run.result["text"] == result.text
+    drawn = [event["reply"] for event in read(run.trace) if event.get("call") == "Generate"]
+    assert sum(isinstance(reply, list) for reply in drawn) == 3
+    journal = run.journal()
+    assert len(journal) == result.usage.calls
+    journal.close()
+
+
+def test_a_reward_that_is_no_number_leaves_a_result_that_says_why():
+    judge = Scripted("", rate=lambda request: math.nan)
+    result = solve(models={"reward": judge}, reward={"kind": "rate", "squash": "none"})
+    assert not result.complete
+    assert "returned NaN" in result.diagnostics["stopped"]
+    assert result.answer in ("54", "56")
+    assert all(candidate.score in (None, 0.0) for candidate in result.candidates)
+
+
+def test_a_strategy_that_does_not_catch_the_end_has_a_result_too():
+    class Careless:
+        def solve(self, task, *, seed):
+            yield [Generate(Prompt.user(task.question))]
+            return Result("never", "")
+
+    result = abduce.solve(TASK, strategy=Careless(), model=RIGHT["model"], budget="0 calls")
+    assert (result.answer, result.complete) == (None, False)
+    assert result.diagnostics["stopped"] == "budget of 0 calls is used up"
+
+
+# ---------------------------------------------------------------- stores and observers
+
+
+def test_a_stored_run_holds_all_of_it(tmp_path):
+    runs, seen = Runs(tmp_path), []
+    result = solve(store=runs, observers=[seen.append], seed=5)
+    run = runs.open("last")
+    assert (run.record["seed"], run.record["task"]["question"]) == (5, TASK.question)
+    assert Candidate(**run.result["candidates"][0]) == result.candidates[0]
+    kinds = [event["event"] for event in read(run.trace)]
+    assert (kinds[0], kinds[-1]) == ("run_started", "run_ended")
+    assert sorted(kinds) == sorted(event.kind for event in seen)
+
+
+def test_a_run_that_goes_on_calls_no_engine_and_ends_the_same(tmp_path):
+    runs = Runs(tmp_path)
+    first = solve(store=runs)
+    dead = abduce.build(**RIGHT | {"model": Scripted(lambda request, seed: 1 / 0)})
+    assert dead.solve(TASK, run=runs.open("last")) == first
+
+
+def test_a_run_goes_on_only_as_what_it_was(tmp_path):
+    runs = Runs(tmp_path)
+    solve(store=runs, seed=1)
+    with pytest.raises(abduce.AbduceError, match="another run"):
+        abduce.build(**RIGHT).solve(TASK, seed=2, run=runs.open("last"))
