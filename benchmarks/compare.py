@@ -1,7 +1,7 @@
 """Several recipes on one file of problems, as `abduce eval` measures them, in one table.
 
     python benchmarks/compare.py benchmarks/data/products.jsonl one-sample-products best-of-n-products …
-    python benchmarks/compare.py path/to/gsm8k/test.jsonl --limit 40 one-sample-math best-of-n-math …
+    python benchmarks/compare.py gsm8k/test.jsonl --limit 20 --set budget.tokens=3000 one-sample-math …
 
 The first recipe is the baseline: "clear" marks intervals that do not overlap with its own. Results are kept
 in --out, a folder, and gone on with when the command is given again.
@@ -25,12 +25,12 @@ def main() -> int:
     arguments.add_argument("--limit", type=int)
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--parallel", type=int, default=4)
+    arguments.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
     arguments.add_argument("--out", type=Path, default=Path("build/compare"))
     options = arguments.parse_args()
     problems = read_problems(options.data, options.limit)
-    print(
-        f"{options.data.name}, {len(problems)} problems, seed {options.seed}, {options.parallel} at a time\n"
-    )
+    setting = f"{len(problems)} problems, seed {options.seed}, {options.parallel} at a time"
+    print(", ".join((options.data.name, setting, *options.settings)) + "\n")
     print(
         f"{'recipe':26} {'accuracy':>8}  {'95 % interval':15} {'pass@N':>6} {'in':>8} {'cached':>8} "
         f"{'out':>7} {'calls':>6} {'passes':>6} {'s/problem':>9}  against the first"
@@ -45,7 +45,7 @@ def main() -> int:
 
 def measured(name: str, data: Path, problems: list[Problem], options: argparse.Namespace) -> Report:
     """One recipe's figures."""
-    pipeline = read(name).pipeline()
+    pipeline = read(name, options.settings).pipeline()
     file = options.out / f"{data.stem}-{name}-{options.limit or 'all'}-{options.seed}.jsonl"
     results = Results(file, header(pipeline, data, options.seed), resume=file.exists())
     began = perf_counter()

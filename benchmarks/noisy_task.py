@@ -18,7 +18,6 @@ from abduce.strategies.beam import Beam
 from abduce.strategies.best_of_n import BestOfN
 from abduce.strategies.mcts import MCTS
 from abduce.strategies.particle_filter import ParticleFilter
-from abduce.strategies.self_consistency import SelfConsistency
 from abduce.strategies.toys import NoisyTask, drain
 
 METHODS: dict[str, Callable[[Any], Any]] = {
@@ -26,7 +25,6 @@ METHODS: dict[str, Callable[[Any], Any]] = {
         f"best of {n}": lambda toy, n=n: BestOfN(policy=toy, reward=toy, n=n, attempts=1)
         for n in (1, 4, 8, 16, 32)
     },
-    "majority of 8": lambda toy: SelfConsistency(policy=toy, n=8, rule="fixed", attempts=1),
     **{f"A* drop, k={k}": lambda toy, k=k: AStar(policy=toy, reward=toy, k=k) for k in (2, 3, 4)},
     **{f"A* nll, k={k}": lambda toy, k=k: AStar(policy=toy, reward=toy, k=k, cost="nll") for k in (2, 3)},
     "beam 2 x 4": lambda toy: Beam(policy=toy, reward=toy, width=2, expand=4),
