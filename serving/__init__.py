@@ -5,37 +5,33 @@ Each engine is imported when first asked for. Third parties add theirs through t
 """
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
-from importlib.metadata import entry_points
 from inspect import Parameter, signature
 from typing import Any, NamedTuple
 
+from . import registry
 from .base import Capability, Engine
-from .errors import UnknownName, UsageError
+from .errors import UsageError
 
 
 class Built(NamedTuple):
-    """Where an engine is, and what it gives, to be told without importing it."""
+    """An engine's class, and what it gives, to be told without importing its file."""
 
-    file: str
     kind: str
     capabilities: frozenset[Capability]
 
 
 ENGINES: dict[str, Built] = {
     "embedded": Built(
-        "embedded",
         "Embedded",
         frozenset({"generate", "logprobs", "logprob", "hidden", "token_ids", "seed"}),
     ),
-    "scripted": Built("scripted", "Scripted", frozenset({"generate", "logprobs", "seed"})),
+    "scripted": Built("Scripted", frozenset({"generate", "logprobs", "seed"})),
     "synthetic": Built(
-        "synthetic",
         "Synthetic",
         frozenset({"generate", "logprobs", "logprob", "rate", "token_ids", "seed"}),
     ),
 }
-"""The engines of this package."""
+"""The engines of this package; each is in the file of its name."""
 
 
 def engine(spec: str | Engine | Mapping[str, Any]) -> Engine:
@@ -62,15 +58,9 @@ def engine(spec: str | Engine | Mapping[str, Any]) -> Engine:
 
 
 def _maker(name: object) -> Callable[..., Engine]:
-    if isinstance(name, str) and name in ENGINES:
-        built = ENGINES[name]
-        found: Callable[..., Engine] = getattr(import_module(f".{built.file}", __name__), built.kind)
-        return found
-    third_party = {e.name: e for e in entry_points(group="abduce.engines")}
-    if isinstance(name, str) and name in third_party:
-        loaded: Callable[..., Engine] = third_party[name].load()
-        return loaded
-    raise UnknownName("engine", name, [*ENGINES, *third_party])
+    kinds = {known: built.kind for known, built in ENGINES.items()}
+    found: Callable[..., Engine] = registry.find("engine", name, kinds, __name__, "abduce.engines")
+    return found
 
 
 def _make(name: str, make: Callable[..., Engine], words: Mapping[str, Any]) -> Engine:

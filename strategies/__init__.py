@@ -3,10 +3,7 @@
 Third parties add theirs through the entry-point group `abduce.strategies`.
 """
 
-from importlib import import_module
-from importlib.metadata import entry_points
-
-from ..serving.errors import UnknownName
+from ..serving import registry
 
 STRATEGIES: dict[str, str] = {
     "a_star": "AStar",
@@ -28,11 +25,5 @@ STRATEGIES: dict[str, str] = {
 
 def strategy(name: str) -> type:
     """The class of a strategy. Raises UnknownName with the nearest spelling."""
-    if name in STRATEGIES:
-        found: type = getattr(import_module(f".{name}", __name__), STRATEGIES[name])
-        return found
-    third_party = {e.name: e for e in entry_points(group="abduce.strategies")}
-    if name in third_party:
-        loaded: type = third_party[name].load()
-        return loaded
-    raise UnknownName("strategy", name, [*STRATEGIES, *third_party])
+    found: type = registry.find("strategy", name, STRATEGIES, __name__, "abduce.strategies")
+    return found

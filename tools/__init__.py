@@ -4,11 +4,9 @@ Third parties add theirs through the entry-point group `abduce.tools` (an entry 
 """
 
 from collections.abc import Iterable
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from ..serving.errors import UnknownName
+from ..serving import registry
 
 if TYPE_CHECKING:
     from .base import Tool
@@ -19,14 +17,8 @@ TOOLS: dict[str, str] = {"calculator": "calculator", "python": "python"}
 
 def load(name: str) -> "Tool":
     """The tool of that name. Raises UnknownName with the nearest spelling."""
-    if name in TOOLS:
-        found: Tool = getattr(import_module(f".{name}", __name__), TOOLS[name])
-        return found
-    third_party = {e.name: e for e in entry_points(group="abduce.tools")}
-    if name in third_party:
-        loaded: Tool = third_party[name].load()
-        return loaded
-    raise UnknownName("tool", name, [*TOOLS, *third_party])
+    found: Tool = registry.find("tool", name, TOOLS, __name__, "abduce.tools")
+    return found
 
 
 def toolbox(names: Iterable[str]) -> "dict[str, Tool]":

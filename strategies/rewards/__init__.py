@@ -14,10 +14,9 @@ add rewards through the entry-point group `abduce.rewards`.
 
 from collections.abc import Mapping
 from dataclasses import fields
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
+from ...serving import registry
 from ...serving.errors import UnknownName, UsageError
 from ..base import Policy, Reward
 
@@ -33,14 +32,8 @@ REWARDS: dict[str, str] = {
 
 def reward_class(name: str) -> type:
     """The class of a reward. Raises UnknownName with the nearest spelling."""
-    if name in REWARDS:
-        found: type = getattr(import_module(f".{name}", __name__), REWARDS[name])
-        return found
-    third_party = {e.name: e for e in entry_points(group="abduce.rewards")}
-    if name in third_party:
-        loaded: type = third_party[name].load()
-        return loaded
-    raise UnknownName("reward", name, [*REWARDS, *third_party])
+    found: type = registry.find("reward", name, REWARDS, __name__, "abduce.rewards")
+    return found
 
 
 def reward(spec: str | Mapping[str, Any], *, policy: Policy) -> Reward:

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-import abduce.serving
-from abduce.serving import ENGINES, engine
+from abduce.serving import ENGINES, engine, registry
 from abduce.serving.base import Engine
 from abduce.serving.embedded import Embedded
 from abduce.serving.errors import UnknownName, UsageError
@@ -55,7 +54,7 @@ def test_mistakes_say_what_to_write(spec: Any, error: type[UsageError], told: st
 
 def test_third_parties_add_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = EntryPoint("theirs", "abduce.serving.scripted:Scripted", "abduce.engines")
-    monkeypatch.setattr(abduce.serving, "entry_points", lambda group: [theirs])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [theirs])
     assert isinstance(engine({"engine": "theirs", "replies": "yes"}), Engine)
     with pytest.raises(UnknownName, match="theirs"):
         engine("their")
