@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .orchestrator.driver import Driver, Services
+    from .orchestrator.driver import Driver
     from .orchestrator.ledger import Budget
     from .orchestrator.recipe import load
     from .orchestrator.runs import Runs
+    from .orchestrator.services import Services
     from .orchestrator.solve import Pipeline, asolve, build, solve
     from .serving import engine
     from .serving.errors import AbduceError, UsageError
@@ -29,7 +30,7 @@ _HOME = {
     "Pipeline": "orchestrator.solve",
     "Result": "strategies.base",
     "Runs": "orchestrator.runs",
-    "Services": "orchestrator.driver",
+    "Services": "orchestrator.services",
     "Task": "strategies.base",
     "UsageError": "serving.errors",
     "asolve": "orchestrator.solve",

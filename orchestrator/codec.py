@@ -91,7 +91,7 @@ def _mended(value: Any) -> Any:
 
 def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
     """A value of plain data with `change` applied to its parts."""
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         return {f.name: change(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {change(key): change(part) for key, part in value.items()}

@@ -12,13 +12,11 @@ A request that fails is answered with a `Failure`. A batch of which nothing was 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from time import perf_counter
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from ..serving.base import Engine, Served
 from ..serving.errors import BudgetExhausted, EngineError, SearchEnded, TransientError
 from ..serving.flow import (
     Ask,
@@ -34,53 +32,15 @@ from ..serving.flow import (
     Recall,
     Remember,
     Request,
-    ToolResult,
     Usage,
 )
-from ..serving.seeds import derive
 from .journal import Entry, Journal
 from .ledger import Budget, Ledger, Need
+from .services import Services, Switchboard
 from .trace import Called, Event, Exhausted, Noted, Observer, Path
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-class Tool(Protocol):
-    """What the driver needs of a tool (`tools/base.py`)."""
-
-    async def call(self, arguments: Mapping[str, Any]) -> ToolResult:
-        """Run the tool; a fault the model can mend is a result that is not `ok`."""
-        ...
-
-
-class Memory(Protocol):
-    """What the driver needs of a memory store."""
-
-    async def recall(self, query: str, k: int) -> tuple[str, ...]:
-        """The `k` entries most useful for the query."""
-        ...
-
-    async def remember(self, text: str) -> None:
-        """Store an entry."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """Who answers what. Engines go by role; a role without its own engine is served by "policy"."""
-
-    engines: Mapping[str, Engine] = field(default_factory=dict)
-    tools: Mapping[str, Tool] = field(default_factory=dict)
-    memory: Memory | None = None
-    human: Callable[[str, Sequence[str]], Awaitable[str]] | None = None
-
-    def engine(self, role: str) -> Engine:
-        """The engine of a role. Raises EngineError if there is none."""
-        engine = self.engines.get(role) or self.engines.get("policy")
-        if engine is None:
-            raise EngineError(f"No engine for the role {role!r}. Give the run a model.")
-        return engine
 
 
 class Driver:
@@ -104,13 +64,12 @@ class Driver:
         self.ledger = Ledger(self.budget)
         self.journal = journal
         self._observers = tuple(observers)
-        self._concurrency = concurrency
+        self._switchboard = Switchboard(services, seed=seed, concurrency=concurrency)
         self._retries = retries
         self._backoff_s = backoff_s
-        self._gates: dict[str, AbstractAsyncContextManager[Any]] = {}
         self._calls: set[asyncio.Task[Any]] = set()  # calls a deadline would cancel
         self._expired = False
-        self._open: set[Path] = set()  # branches not begun and batches not delivered, if cancelled now
+        self._open: set[Path] = set()  # forks and branches not begun, batches not delivered, if cancelled now
         self._cut: set[Path] = set()  # the same, of branches that lost their race before a resume
         self._t0 = perf_counter()
 
@@ -125,6 +84,7 @@ class Driver:
         if self.budget.seconds is None:
             return await self._drive(flow, ())
         left = self.budget.seconds - self.elapsed_s
+        self._expired = left <= 0.0
         alarm = asyncio.get_running_loop().call_later(max(0.0, left), self._expire)
         try:
             return await self._drive(flow, ())
@@ -175,6 +135,7 @@ class Driver:
             [i] = waiting
             replies[i] = await self._answer(batch[i], (*path, i), replay_only)
         elif waiting:
+            self._open.update((*path, i) for i in waiting if type(batch[i]) is Fork)
             calls = (self._answer(batch[i], (*path, i), replay_only) for i in waiting)
             answers = await (_all_then_raise if replay_only else _together)(calls)
             for i, answer in zip(waiting, answers, strict=True):
@@ -195,6 +156,9 @@ class Driver:
             self._emit(Noted(path, note.kind, note.data, self.elapsed_s))
 
     async def _fork(self, fork: Fork, path: Path, replay_only: bool) -> tuple[Any, ...]:
+        self._open.discard(path)
+        if path in self._cut:
+            raise _Unanswered
         self._open.update((*path, b) for b in range(len(fork.flows)))
         if fork.until is None:
             branches = (self._branch(flow, (*path, b), replay_only) for b, flow in enumerate(fork.flows))
@@ -219,8 +183,6 @@ class Driver:
                 for b, flow in enumerate(flows)
             )
             results = await _together(branches)
-            if known is None:
-                raise _Unanswered
             return tuple(r if b in winners else lost[b] for b, r in enumerate(results))
         tasks = {
             asyncio.ensure_future(self._branch(flow, (*path, b), False)): b for b, flow in enumerate(flows)
@@ -231,9 +193,9 @@ class Driver:
             while running and not (ended and until(ended)):
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in sorted(done, key=tasks.__getitem__):
-                    ended[tasks[task]] = task.result()
-                    if until(ended):
-                        break
+                    result = task.result()  # a bug reaches the caller, from a loser too
+                    if not (ended and until(ended)):
+                        ended[tasks[task]] = result
         finally:
             await _cancel(tasks)
         if self.journal is not None:
@@ -273,7 +235,7 @@ class Driver:
 
     async def _call(self, request: Any, path: Path) -> Any:
         began = self.elapsed_s
-        spent, attempts = Usage(), 1
+        spent, attempts = _NOTHING, 1
         try:
             need = await self._admit(request)
             try:
@@ -285,13 +247,13 @@ class Driver:
                     self.ledger.charge(spent)
         except BudgetExhausted as end:
             reply = end
-        entry = Entry(reply, spent, began, self.elapsed_s - began)
+        took = self.elapsed_s - began
         try:
             if self.journal is not None:
-                await self.journal.append(path, request, entry)
+                await self.journal.append(path, request, Entry(reply, spent, began, took))
         finally:  # cancelled meanwhile, it is stored and spent all the same
             if self._observers and type(reply) is not BudgetExhausted:
-                self._emit(Called(path, request, *entry, attempts))
+                self._emit(Called(path, request, reply, spent, began, took, attempts))
         return reply
 
     async def _admit(self, request: Any) -> Need | None:
@@ -303,18 +265,17 @@ class Driver:
         need = self._need(request)
         await self.ledger.reserve(need)
         if self._expired:  # while it waited its turn
-            self.ledger.settle(need, Usage())
+            self.ledger.settle(need, _NOTHING)
             raise self._out_of_time()
         return need
 
     async def _try(self, request: Any, path: Path) -> tuple[Any, Usage, int]:
         """Carry a request out, again after a transient fault. Returns reply, usage and attempts."""
-        send = _SERVICES[type(request)]
-        spent = Usage()
+        spent = _NOTHING
         attempt = 1
         while True:
             try:
-                served = await send(self, request, path)
+                served = await self._switchboard.serve(request, path)
             except TransientError as fault:
                 spent += Usage(calls=1)
                 if attempt > self._retries:
@@ -361,69 +322,12 @@ class Driver:
             return Need.of(input_tokens=tokens, output_cap=cap)
         return Need.of(calls=0, tool_calls=int(type(request) is CallTool))
 
-    # ------------------------------------------------------------ services
-
-    async def _generate(self, request: Generate, path: Path) -> Served[Any]:
-        seed = request.seed if request.seed is not None else derive(self.seed, *path)
-        engine = self.services.engine(request.model)
-        async with self._gate(engine):
-            return await engine.generate(request, seed=seed)
-
-    async def _model(self, request: LogProb | Hidden | Rate, path: Path) -> Served[Any]:
-        engine = self.services.engine(request.model)
-        async with self._gate(engine):
-            if isinstance(request, LogProb):
-                return await engine.logprob(request)
-            if isinstance(request, Hidden):
-                return await engine.hidden(request)
-            return await engine.rate(request)
-
-    async def _tool(self, request: CallTool, path: Path) -> Served[Any]:
-        tool = self.services.tools.get(request.name)
-        if tool is None:
-            known = ", ".join(sorted(self.services.tools)) or "none"
-            return Served(ToolResult(f"No tool named {request.name!r}. Known: {known}.", ok=False), Usage())
-        return Served(await tool.call(request.arguments), Usage(tool_calls=1))
-
-    async def _memory(self, request: Recall | Remember, path: Path) -> Served[Any]:
-        if self.services.memory is None:
-            raise EngineError("This run has no memory. Give it one with memory=….")
-        if isinstance(request, Recall):
-            return Served(await self.services.memory.recall(request.query, request.k), Usage())
-        await self.services.memory.remember(request.text)
-        return Served(None, Usage())
-
-    async def _human(self, request: Ask, path: Path) -> Served[Any]:
-        if self.services.human is None:
-            raise EngineError("This run has nobody to ask. Give it human=….")
-        return Served(await self.services.human(request.question, request.choices), Usage())
-
-    def _gate(self, engine: Engine) -> AbstractAsyncContextManager[Any]:
-        """The concurrency limit of an engine, the tighter of its own and the run's."""
-        if engine.max_concurrency is None and self._concurrency is None:
-            return _OPEN
-        key = str(id(engine))
-        if key not in self._gates:
-            limits = [n for n in (engine.max_concurrency, self._concurrency) if n is not None]
-            self._gates[key] = asyncio.Semaphore(min(limits))
-        return self._gates[key]
-
     def _emit(self, event: Event) -> None:
         for observer in self._observers:
             observer(event)
 
 
-_OPEN: AbstractAsyncContextManager[Any] = nullcontext()
-_SERVICES: dict[type, Callable[[Driver, Any, Path], Coroutine[Any, Any, Served[Any]]]] = {
-    Generate: Driver._generate,
-    LogProb: Driver._model,
-    Hidden: Driver._model,
-    Rate: Driver._model,
-    CallTool: Driver._tool,
-    Recall: Driver._memory,
-    Remember: Driver._memory,
-    Ask: Driver._human,
-}
+_NOTHING = Usage()
 _RACE: tuple[int, ...] = ()  # a race is filed under it; the reply: branches as they ended, what was cut off
 _FAULTS: dict[type, str] = {CallTool: "tool", Recall: "memory", Remember: "memory", Ask: "human"}
 
@@ -434,7 +338,8 @@ class _Unanswered(Exception):
 
 async def _together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """All results in order; if one raises, the others are cancelled first."""
-    tasks = [asyncio.ensure_future(call) for call in calls]
+    start = asyncio.get_running_loop().create_task
+    tasks = [start(call) for call in calls]
     try:
         return await asyncio.gather(*tasks)
     except BaseException:

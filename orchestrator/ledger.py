@@ -15,6 +15,7 @@ import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from ..serving.errors import BudgetExhausted, UsageError
@@ -69,10 +70,13 @@ class Budget:
         limits: dict[str, float] = {}
         for part in text.split(","):
             match = _AMOUNT.fullmatch(part.strip())
-            unit = _UNITS.get(match["unit"].strip().lower().replace(" ", "_")) if match else None
+            word = match["unit"].strip().lower().replace(" ", "_") if match else ""
+            unit = _UNITS.get(word)
             if match is None or unit is None:
+                near = get_close_matches(word, _UNITS, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise UsageError(
-                    f"Cannot read the budget {part.strip()!r}. Write a number and one of "
+                    f"Cannot read the budget {part.strip()!r}.{hint} Write a number and one of "
                     f"{', '.join(sorted(set(_UNITS.values())))}: e.g. '8k tokens, 60 s'."
                 )
             amount = float(match["number"]) * {"": 1, "k": 1e3, "m": 1e6}[match["scale"].lower()]
@@ -98,21 +102,29 @@ class Need(NamedTuple):
     """What a call may spend, by resource: at most, and at least if it starts at all."""
 
     worst: Mapping[str, float]
-    least: Mapping[str, float]
+    spare: int  # output tokens of the worst case that it can do without
+
+    def least(self, name: str) -> float:
+        """What it spends at least."""
+        return self.worst[name] - (self.spare if name in _OUTPUT else 0)
 
     @classmethod
     def of(cls, *, input_tokens: int = 0, output_cap: int = 0, calls: int = 1, tool_calls: int = 0) -> "Need":
         """The need of one call. Money, energy and reward passes are known only afterwards: a call may
         start while anything is left of them."""
-        fixed = {"calls": calls, "tool_calls": tool_calls}
-        some = {"cost_usd": _TRACE, "joules": _TRACE, "reward_passes": _TRACE}
-        first = min(output_cap, 1)
-        return cls(
-            {**fixed, **some, "tokens": input_tokens + output_cap, "output_tokens": output_cap},
-            {**fixed, **some, "tokens": input_tokens + first, "output_tokens": first},
-        )
+        worst = {
+            "calls": calls,
+            "tool_calls": tool_calls,
+            "tokens": input_tokens + output_cap,
+            "output_tokens": output_cap,
+            "cost_usd": _TRACE,
+            "joules": _TRACE,
+            "reward_passes": _TRACE,
+        }
+        return cls(worst, output_cap - min(output_cap, 1))
 
 
+_OUTPUT = ("tokens", "output_tokens")
 _TRACE = 1e-12
 
 
@@ -190,15 +202,16 @@ class Ledger:
         used["joules"] += spent.joules
 
     def _spent(self, name: str) -> float:
-        if name == "tokens":
-            return float(self.usage.tokens)
-        return float(self._used[name])
+        used = self._used
+        if name == "tokens":  # as `Usage.tokens`
+            return float(used["input_tokens"] - used["cached_tokens"] + used["output_tokens"])
+        return float(used[name])
 
     def _fits(self, amount: Mapping[str, float]) -> bool:
-        return all(
-            self._spent(name) + self._reserved[name] + amount[name] <= limit
-            for name, limit in self._soft.items()
-        )
+        for name, limit in self._soft.items():
+            if self._spent(name) + self._reserved[name] + amount[name] > limit:
+                return False
+        return True
 
     def _promise(self, need: Need) -> None:
         for name in self._reserved:
@@ -208,7 +221,7 @@ class Ledger:
     def _start_or_refuse(self, need: Need) -> None:
         """With nothing in flight: start a call that may overshoot by its own output, or end the search."""
         for name, limit in self._soft.items():
-            if self._spent(name) + need.least[name] > limit:
+            if self._spent(name) + need.least(name) > limit:
                 raise BudgetExhausted(name, self._limits[name])
         self._promise(need)
 

@@ -15,9 +15,10 @@ from ..serving.errors import MissingCapability, SearchEnded, UnknownName, UsageE
 from ..strategies import strategy as strategy_class
 from ..strategies.base import Policy, Result, Reward, Strategy, Task, requirements
 from .background import wait_for
-from .driver import Driver, Services
+from .driver import Driver
 from .ledger import Budget
 from .runs import Run, Runs
+from .services import Services
 from .trace import JsonLines, Observer, RunEnded, RunStarted
 
 

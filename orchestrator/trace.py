@@ -9,6 +9,7 @@ Observers are functions of an event. The screen (`live.py`) and the file (`JsonL
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path as File
 from typing import Any, ClassVar, TypeAlias
 
@@ -88,7 +89,7 @@ Event: TypeAlias = RunStarted | Called | Noted | Exhausted | RunEnded
 Observer: TypeAlias = Callable[[Event], None]
 
 _TIMES = ("t", "seconds")
-_UNREPEATABLE = (*_TIMES, "replayed", "attempts", "run")
+_UNREPEATABLE = (*_TIMES, "replayed", "attempts", "run", "settings")  # settings: concurrency is among them
 
 
 def row(event: Event) -> dict[str, Any]:
@@ -110,10 +111,12 @@ class JsonLines:
     def __init__(self, file: File) -> None:
         self._file = file
         self._out = file.open("wb", buffering=1 << 16)
+        self._paths: list[Path] = []  # of the lines
 
     def __call__(self, event: Event) -> None:
         """Write one event."""
         self._out.write(dumps(row(event)) + b"\n")
+        self._paths.append(event.path)
 
     def flush(self) -> None:
         """Make everything so far readable by others."""
@@ -125,9 +128,9 @@ class JsonLines:
             return
         self._out.close()
         sorted_file = self._file.with_suffix(".sorted")
-        with sorted_file.open("wb") as out:
-            for event in canonical(read(self._file)):
-                out.write(dumps(event) + b"\n")
+        with self._file.open("rb") as arrived, sorted_file.open("wb") as out:
+            rows = zip(self._paths, arrived, strict=True)
+            out.writelines(line for _, line in sorted(rows, key=itemgetter(0)))
         sorted_file.replace(self._file)
 
 
@@ -163,6 +166,6 @@ def canonical(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def comparable(events: Iterable[Mapping[str, Any]]) -> str:
-    """The canonical trace without times: byte-identical for equal runs."""
+    """The canonical trace without times and settings: byte-identical for runs in which the same happened."""
     kept = [{k: v for k, v in event.items() if k not in _UNREPEATABLE} for event in canonical(events)]
     return "\n".join(orjson.dumps(event, option=orjson.OPT_SORT_KEYS).decode() for event in kept)

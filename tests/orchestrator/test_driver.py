@@ -7,8 +7,9 @@ import pytest
 from flows import Echo, ask, chain, garden
 
 from abduce.orchestrator.background import wait_for
-from abduce.orchestrator.driver import Driver, Services
+from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.ledger import Budget
+from abduce.orchestrator.services import Services
 from abduce.orchestrator.trace import comparable, row
 from abduce.serving.errors import BudgetExhausted, EngineError, TransientError
 from abduce.serving.flow import CallTool, Failure, Flow, Fork, Generate, Note, Prompt, ToolResult

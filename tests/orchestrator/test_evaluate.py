@@ -5,7 +5,6 @@ import math
 
 import pytest
 
-from abduce.orchestrator.driver import Services
 from abduce.orchestrator.evaluate import (
     Outcome,
     Results,
@@ -16,6 +15,7 @@ from abduce.orchestrator.evaluate import (
     wilson,
 )
 from abduce.orchestrator.judge import same_answer
+from abduce.orchestrator.services import Services
 from abduce.orchestrator.solve import Pipeline
 from abduce.serving.base import Engine, Served
 from abduce.serving.errors import UsageError

@@ -7,8 +7,9 @@ import sqlite3
 import pytest
 from flows import Echo, ask, chain
 
-from abduce.orchestrator.driver import Driver, Services
+from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.journal import Entry, Journal
+from abduce.orchestrator.services import Services
 from abduce.serving.errors import AbduceError, JournalError
 from abduce.serving.flow import CallTool, Completion, Rate, Usage
 

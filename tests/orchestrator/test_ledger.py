@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abduce.orchestrator.background import wait_for
-from abduce.orchestrator.driver import Driver, Services
+from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.ledger import Budget, Ledger, Need
+from abduce.orchestrator.services import Services
 from abduce.orchestrator.trace import comparable, row
 from abduce.serving.errors import BudgetExhausted, UsageError
 from abduce.serving.flow import Fork, Usage

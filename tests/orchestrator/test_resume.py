@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 from flows import Echo, ask, chain
 
-from abduce.orchestrator.driver import Driver, Services
+from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.journal import Journal
 from abduce.orchestrator.ledger import Budget
 from abduce.orchestrator.runs import Run, Runs
+from abduce.orchestrator.services import Services
 from abduce.orchestrator.solve import build
 from abduce.orchestrator.trace import Called, comparable, read, row
 from abduce.serving.errors import BudgetExhausted, EngineError, TransientError

@@ -7,8 +7,9 @@ from itertools import pairwise
 import pytest
 from flows import Echo, garden
 
-from abduce.orchestrator.driver import Driver, Services
+from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.runs import Runs
+from abduce.orchestrator.services import Services
 from abduce.orchestrator.solve import build
 from abduce.orchestrator.trace import JsonLines, Noted, canonical, comparable, read, row
 from abduce.serving.errors import UsageError

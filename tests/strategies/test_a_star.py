@@ -8,8 +8,9 @@ from statistics import mean
 import pytest
 
 from abduce.orchestrator.background import wait_for
-from abduce.orchestrator.driver import Driver, Services
+from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.ledger import Budget
+from abduce.orchestrator.services import Services
 from abduce.orchestrator.trace import Called
 from abduce.serving.errors import UsageError
 from abduce.serving.flow import Failure, Generate, Note

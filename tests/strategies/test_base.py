@@ -6,8 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from abduce.orchestrator.driver import Driver, Services
+from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.ledger import Budget
+from abduce.orchestrator.services import Services
 from abduce.orchestrator.trace import Called
 from abduce.serving.errors import EngineError
 from abduce.serving.flow import Failure, Usage

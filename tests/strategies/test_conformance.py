@@ -10,8 +10,9 @@ import pytest
 
 from abduce.orchestrator.codec import dumps
 from abduce.orchestrator.commands.show import about
-from abduce.orchestrator.driver import Driver, Services
+from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.ledger import Budget
+from abduce.orchestrator.services import Services
 from abduce.orchestrator.solve import build
 from abduce.orchestrator.trace import Called, comparable, row
 from abduce.serving.errors import EngineError

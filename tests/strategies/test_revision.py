@@ -2,7 +2,8 @@
 
 import pytest
 
-from abduce.orchestrator.driver import Driver, Services
+from abduce.orchestrator.driver import Driver
+from abduce.orchestrator.services import Services
 from abduce.serving.errors import UsageError
 from abduce.serving.flow import Completion, Failure
 from abduce.serving.scripted import Scripted

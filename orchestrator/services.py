@@ -1,0 +1,138 @@
+"""Who answers a run's requests: engines by role, tools by name, a memory, a human.
+
+A `Switchboard` passes one request to its service and waits for the reply. Budgets, retries and the journal
+are the driver's; what is here raises whatever the service raises.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..serving.base import Engine, Served
+from ..serving.errors import EngineError
+from ..serving.flow import (
+    Ask,
+    CallTool,
+    Generate,
+    Hidden,
+    LogProb,
+    Rate,
+    Recall,
+    Remember,
+    ToolResult,
+    Usage,
+)
+from ..serving.seeds import derive
+from .trace import Path
+
+
+class Tool(Protocol):
+    """What the driver needs of a tool (`tools/base.py`)."""
+
+    async def call(self, arguments: Mapping[str, Any]) -> ToolResult:
+        """Run the tool; a fault the model can mend is a result that is not `ok`."""
+        ...
+
+
+class Memory(Protocol):
+    """What the driver needs of a memory store."""
+
+    async def recall(self, query: str, k: int) -> tuple[str, ...]:
+        """The `k` entries most useful for the query."""
+        ...
+
+    async def remember(self, text: str) -> None:
+        """Store an entry."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Who answers what. Engines go by role; a role without its own engine is served by "policy"."""
+
+    engines: Mapping[str, Engine] = field(default_factory=dict)
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+    memory: Memory | None = None
+    human: Callable[[str, Sequence[str]], Awaitable[str]] | None = None
+
+    def engine(self, role: str) -> Engine:
+        """The engine of a role. Raises EngineError if there is none."""
+        engine = self.engines.get(role) or self.engines.get("policy")
+        if engine is None:
+            raise EngineError(f"No engine for the role {role!r}. Give the run a model.")
+        return engine
+
+
+class Switchboard:
+    """Passes requests to the services of one run, to each engine only as many at once as it can take."""
+
+    def __init__(self, services: Services, *, seed: int, concurrency: int | None) -> None:
+        self._services = services
+        self._seed = seed
+        self._concurrency = concurrency
+        self._gates: dict[int, AbstractAsyncContextManager[Any]] = {}
+
+    def serve(self, request: Any, path: Path) -> Coroutine[Any, Any, Served[Any]]:
+        """The reply to a request and what it consumed. Without a seed of its own a request gets one that
+        derives from the run's seed and its path."""
+        return _SERVICES[type(request)](self, request, path)
+
+    async def _generate(self, request: Generate, path: Path) -> Served[Any]:
+        seed = request.seed if request.seed is not None else derive(self._seed, *path)
+        engine = self._services.engine(request.model)
+        async with self._gate(engine):
+            return await engine.generate(request, seed=seed)
+
+    async def _model(self, request: LogProb | Hidden | Rate, path: Path) -> Served[Any]:
+        engine = self._services.engine(request.model)
+        async with self._gate(engine):
+            if isinstance(request, LogProb):
+                return await engine.logprob(request)
+            if isinstance(request, Hidden):
+                return await engine.hidden(request)
+            return await engine.rate(request)
+
+    async def _tool(self, request: CallTool, path: Path) -> Served[Any]:
+        tool = self._services.tools.get(request.name)
+        if tool is None:
+            known = ", ".join(sorted(self._services.tools)) or "none"
+            return Served(ToolResult(f"No tool named {request.name!r}. Known: {known}.", ok=False), Usage())
+        return Served(await tool.call(request.arguments), Usage(tool_calls=1))
+
+    async def _memory(self, request: Recall | Remember, path: Path) -> Served[Any]:
+        if self._services.memory is None:
+            raise EngineError("This run has no memory. Give it one with memory=….")
+        if isinstance(request, Recall):
+            return Served(await self._services.memory.recall(request.query, request.k), Usage())
+        await self._services.memory.remember(request.text)
+        return Served(None, Usage())
+
+    async def _human(self, request: Ask, path: Path) -> Served[Any]:
+        if self._services.human is None:
+            raise EngineError("This run has nobody to ask. Give it human=….")
+        return Served(await self._services.human(request.question, request.choices), Usage())
+
+    def _gate(self, engine: Engine) -> AbstractAsyncContextManager[Any]:
+        """The concurrency limit of an engine, the tighter of its own and the run's."""
+        if engine.max_concurrency is None and self._concurrency is None:
+            return _OPEN
+        key = id(engine)
+        if key not in self._gates:
+            limits = [n for n in (engine.max_concurrency, self._concurrency) if n is not None]
+            self._gates[key] = asyncio.Semaphore(min(limits))
+        return self._gates[key]
+
+
+_OPEN: AbstractAsyncContextManager[Any] = nullcontext()
+_SERVICES: dict[type, Callable[[Switchboard, Any, Path], Coroutine[Any, Any, Served[Any]]]] = {
+    Generate: Switchboard._generate,
+    LogProb: Switchboard._model,
+    Hidden: Switchboard._model,
+    Rate: Switchboard._model,
+    CallTool: Switchboard._tool,
+    Recall: Switchboard._memory,
+    Remember: Switchboard._memory,
+    Ask: Switchboard._human,
+}
