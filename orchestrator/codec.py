@@ -34,8 +34,8 @@ from ..serving.flow import (
 def dumps(value: Any) -> bytes:
     """One line of JSON."""
     try:
-        return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS)
-    except TypeError:
+        return orjson.dumps(value, default=_plain)
+    except TypeError:  # keys that are no text, or what JSON cannot hold
         return orjson.dumps(_mended(value), default=_plain, option=orjson.OPT_NON_STR_KEYS)
 
 

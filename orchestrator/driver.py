@@ -59,7 +59,6 @@ class Driver:
         backoff_s: float = 0.2,
     ) -> None:
         self.services = services
-        self.seed = seed
         self.budget = budget or Budget()
         self.ledger = Ledger(self.budget)
         self.journal = journal
@@ -237,9 +236,13 @@ class Driver:
         began = self.elapsed_s
         spent, attempts = _NOTHING, 1
         try:
-            need = await self._admit(request)
+            need = self._need(request) if self.ledger.limited else None
+            if self._expired:
+                raise self._out_of_time()
+            if need is not None and not self.ledger.reserve_at_once(need):
+                await self._wait_for(need)
             try:
-                reply, spent, attempts = await self._within_deadline(self._try(request, path))
+                reply, spent, attempts = await self._try(request, path)
             finally:
                 if need is not None:
                     self.ledger.settle(need, spent)
@@ -256,49 +259,39 @@ class Driver:
                 self._emit(Called(path, request, reply, spent, began, took, attempts))
         return reply
 
-    async def _admit(self, request: Any) -> Need | None:
-        """Reserve the call's worst case. Raises BudgetExhausted if it must not start."""
-        if self._expired:
-            raise self._out_of_time()
-        if not self.ledger.limited:
-            return None
-        need = self._need(request)
+    async def _wait_for(self, need: Need) -> None:
+        """Wait until the budget has room for a call. Raises BudgetExhausted if it must not start."""
         await self.ledger.reserve(need)
-        if self._expired:  # while it waited its turn
+        if self._expired:
             self.ledger.settle(need, _NOTHING)
             raise self._out_of_time()
-        return need
 
     async def _try(self, request: Any, path: Path) -> tuple[Any, Usage, int]:
-        """Carry a request out, again after a transient fault. Returns reply, usage and attempts."""
-        spent = _NOTHING
-        attempt = 1
-        while True:
-            try:
-                served = await self._switchboard.serve(request, path)
-            except TransientError as fault:
-                spent += Usage(calls=1)
-                if attempt > self._retries:
-                    return Failure("engine", f"{fault} (tried {attempt} times)"), spent, attempt
-                await asyncio.sleep(self._backoff_s * 2 ** (attempt - 1))
-                attempt += 1
-            except Exception as fault:
-                log.debug("%s failed", type(request).__name__, exc_info=True)
-                reason = str(fault) if isinstance(fault, EngineError) else f"{type(fault).__name__}: {fault}"
-                kind = _FAULTS.get(type(request), "engine")
-                return Failure(kind, reason), spent + Usage(calls=1), attempt
-            else:
-                return served.value, spent + served.usage if attempt > 1 else served.usage, attempt
+        """Carry a request out, again after a transient fault. Returns reply, usage and attempts.
 
-    async def _within_deadline(self, call: Coroutine[Any, Any, T]) -> T:
-        """Await a call so that the deadline, and only it, turns its cancellation into BudgetExhausted."""
-        if self.budget.seconds is None:
-            return await call
+        The deadline, and only it, turns the call's cancellation into BudgetExhausted."""
         task = asyncio.current_task()
         assert task is not None
         self._calls.add(task)
+        spent, attempt = _NOTHING, 1
         try:
-            return await call
+            while True:
+                try:
+                    served = await self._switchboard.serve(request, path)
+                except TransientError as fault:
+                    spent += Usage(calls=1)
+                    if attempt > self._retries:
+                        return Failure("engine", f"{fault} (tried {attempt} times)"), spent, attempt
+                    await asyncio.sleep(self._backoff_s * 2 ** (attempt - 1))
+                    attempt += 1
+                except Exception as fault:
+                    log.debug("%s failed", type(request).__name__, exc_info=True)
+                    known = isinstance(fault, EngineError)
+                    reason = str(fault) if known else f"{type(fault).__name__}: {fault}"
+                    kind = _FAULTS.get(type(request), "engine")
+                    return Failure(kind, reason), spent + Usage(calls=1), attempt
+                else:
+                    return served.value, spent + served.usage if attempt > 1 else served.usage, attempt
         except asyncio.CancelledError:
             if self._expired and not task.uncancel():
                 raise self._out_of_time() from None

@@ -162,15 +162,23 @@ class Ledger:
         """Let finalisation use what was kept back for it."""
         self._soft = dict(self._limits)
 
+    def reserve_at_once(self, need: Need) -> bool:
+        """Promise the worst case to a call, if it need not wait for others: whether it was done. Raises
+        BudgetExhausted if nothing is left for it."""
+        if self._waiting:
+            return False
+        if self._fits(need.worst):
+            self._promise(need)
+            return True
+        if not self._in_flight:
+            self._start_or_refuse(need)
+            return True
+        return False
+
     async def reserve(self, need: Need) -> None:
-        """Promise the worst case to a call. Raises BudgetExhausted once nothing is left for it."""
-        if not self._waiting:
-            if self._fits(need.worst):
-                self._promise(need)
-                return
-            if not self._in_flight:
-                self._start_or_refuse(need)
-                return
+        """Promise the worst case to a call, in its turn. Raises BudgetExhausted if nothing is left then."""
+        if self.reserve_at_once(need):
+            return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((need, turn))
         try:

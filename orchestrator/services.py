@@ -6,7 +6,7 @@ are the driver's; what is here raises whatever the service raises.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -72,7 +72,7 @@ class Switchboard:
         self._services = services
         self._seed = seed
         self._concurrency = concurrency
-        self._gates: dict[int, AbstractAsyncContextManager[Any]] = {}
+        self._gates: dict[int, asyncio.Semaphore] = {}
 
     def serve(self, request: Any, path: Path) -> Coroutine[Any, Any, Served[Any]]:
         """The reply to a request and what it consumed. Without a seed of its own a request gets one that
@@ -82,12 +82,14 @@ class Switchboard:
     async def _generate(self, request: Generate, path: Path) -> Served[Any]:
         seed = request.seed if request.seed is not None else derive(self._seed, *path)
         engine = self._services.engine(request.model)
-        async with self._gate(engine):
+        if (gate := self._gate(engine)) is None:
+            return await engine.generate(request, seed=seed)
+        async with gate:
             return await engine.generate(request, seed=seed)
 
     async def _model(self, request: LogProb | Hidden | Rate, path: Path) -> Served[Any]:
         engine = self._services.engine(request.model)
-        async with self._gate(engine):
+        async with self._gate(engine) or nullcontext():
             if isinstance(request, LogProb):
                 return await engine.logprob(request)
             if isinstance(request, Hidden):
@@ -114,10 +116,10 @@ class Switchboard:
             raise EngineError("This run has nobody to ask. Give it human=….")
         return Served(await self._services.human(request.question, request.choices), Usage())
 
-    def _gate(self, engine: Engine) -> AbstractAsyncContextManager[Any]:
-        """The concurrency limit of an engine, the tighter of its own and the run's."""
+    def _gate(self, engine: Engine) -> asyncio.Semaphore | None:
+        """The concurrency limit of an engine, the tighter of its own and the run's; None without any."""
         if engine.max_concurrency is None and self._concurrency is None:
-            return _OPEN
+            return None
         key = id(engine)
         if key not in self._gates:
             limits = [n for n in (engine.max_concurrency, self._concurrency) if n is not None]
@@ -125,7 +127,6 @@ class Switchboard:
         return self._gates[key]
 
 
-_OPEN: AbstractAsyncContextManager[Any] = nullcontext()
 _SERVICES: dict[type, Callable[[Switchboard, Any, Path], Coroutine[Any, Any, Served[Any]]]] = {
     Generate: Switchboard._generate,
     LogProb: Switchboard._model,

@@ -42,7 +42,7 @@ T = TypeVar("T")
 # ---------------------------------------------------------------- what is said to a model
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Message:
     """One chat message."""
 
@@ -50,7 +50,7 @@ class Message:
     content: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prompt:
     """Chat messages, and the beginning of the assistant's turn that is to be continued.
 
@@ -70,7 +70,7 @@ class Prompt:
         return cls((*head, Message("user", text)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn. The defaults sample the model's own distribution (no top-k, no top-p)
     at temperature 0.8, the setting of the particle-filtering paper (arXiv 2502.01618)."""
@@ -85,7 +85,7 @@ class Sampling:
 # ---------------------------------------------------------------- what comes back
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Completion:
     """One sample. `text` is the decoding of `ids`, up to and including the token that completed the
     stop string."""
@@ -103,7 +103,7 @@ class Completion:
         return self.text[: self.text.rindex(self.stop)] if self.stop else self.text
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LogLikelihood:
     """log p(continuation | prompt), token by token, natural log."""
 
@@ -115,7 +115,7 @@ class LogLikelihood:
         return sum(self.logprobs)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ToolResult:
     """What a tool returned. `ok` is false where `text` tells the model what went wrong."""
 
@@ -123,7 +123,7 @@ class ToolResult:
     ok: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Failure:
     """The reply to a request that could not be carried out.
 
@@ -138,7 +138,7 @@ class Failure:
 # ---------------------------------------------------------------- what it cost
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Usage:
     """What calls consumed. Judges, rewards and retries count like everything else."""
 
@@ -163,7 +163,7 @@ class Usage:
 # ---------------------------------------------------------------- requests
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Generate:
     """Draw `n` independent completions. `model` is a role of the run ("policy", "reward", "judge" …).
     Without a seed the driver derives one from the run's seed and the request's path in the flow."""
@@ -176,7 +176,7 @@ class Generate:
     model: str = "policy"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LogProb:
     """Log-likelihood of exactly this continuation: its ids where known, else its text."""
 
@@ -186,7 +186,7 @@ class LogProb:
     model: str = "policy"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Hidden:
     """Last-layer hidden state of the last prompt token."""
 
@@ -194,7 +194,7 @@ class Hidden:
     model: str = "policy"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rate:
     """Score of a (partial) answer by a served reward model; higher is better."""
 
@@ -202,7 +202,7 @@ class Rate:
     model: str = "reward"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CallTool:
     """Call a registered tool. `arguments` is a JSON object."""
 
@@ -210,7 +210,7 @@ class CallTool:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recall:
     """The `k` memory entries most useful for the query."""
 
@@ -218,14 +218,14 @@ class Recall:
     k: int = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Remember:
     """Store an entry in the memory."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ask:
     """Ask the human."""
 
@@ -233,7 +233,7 @@ class Ask:
     choices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Note:
     """A trace event of the strategy's own; `data` must be JSON. `reward_passes` states scored are
     charged to the budget, since a reward may be computed without any call."""
@@ -243,7 +243,7 @@ class Note:
     reward_passes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Fork:
     """Run sub-flows concurrently, each at its own pace.
 

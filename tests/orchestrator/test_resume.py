@@ -152,11 +152,13 @@ class Process:
 
 
 def stored(file: Path) -> list[tuple[object, ...]]:
-    """What a journal holds, read without touching it."""
-    with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as db:
-        rows = db.execute("SELECT path, request, reply, usage FROM replies ORDER BY path").fetchall()
+    """What a journal holds; nothing yet, if it was killed before it had its table."""
+    db = sqlite3.connect(file)
+    tables = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'replies'").fetchall()
+    rows = db.execute("SELECT path, request, reply, usage FROM replies ORDER BY path") if tables else ()
+    found = list(rows)
     db.close()
-    return rows
+    return found
 
 
 def name(request) -> str:
