@@ -46,9 +46,9 @@ from its_hub_parity import PACKAGE, environment
 
 import abduce
 from abduce.orchestrator.driver import Driver
-from abduce.orchestrator.services import Services
 from abduce.orchestrator.journal import Entry, Journal
 from abduce.orchestrator.ledger import Budget
+from abduce.orchestrator.services import Services
 from abduce.orchestrator.trace import JsonLines, Observer
 from abduce.serving.flow import Completion, Flow, Generate, Note, Prompt, Usage
 from abduce.serving.scripted import Scripted
