@@ -77,3 +77,14 @@ class RewardUnavailable(SearchEnded):
 
 class JournalError(AbduceError):
     """The journal holds another run than the one that is being resumed."""
+
+
+def demand(good: bool, name: str, value: object, instead: str) -> None:
+    """Raise a UsageError that names a parameter, its value and what to write instead.
+
+    >>> demand(0 >= 1, "particles", 0, "write at least 1, such as 8")
+    Traceback (most recent call last):
+    abduce.serving.errors.UsageError: particles cannot be 0: write at least 1, such as 8.
+    """
+    if not good:
+        raise UsageError(f"{name} cannot be {value!r}: {instead}.")

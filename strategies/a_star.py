@@ -132,7 +132,9 @@ class AStar:
         """Pop, expand, push, until enough goals are popped or nothing is open."""
         run.frontier.push(search.root, self.f(search.root))
         while run.frontier and len(run.goals) < self.goals_wanted:
-            nodes = self.pop(run)
+            nodes = [node for node in self.pop(run) if not self.outdone(run, node)]
+            if not nodes:
+                continue
             if self.is_goal(search, nodes[0]):
                 run.goals.append(nodes[0])
                 continue
@@ -140,8 +142,7 @@ class AStar:
             if self.frontier == "local":
                 run.frontier.clear()
             for node, children in zip(nodes, drawn, strict=True):
-                for child in children:
-                    self.open(run, child)
+                yield from search.prune([child for child in children if not self.open(run, child)])
                 if self.reexpand is not None and children and not self.at_end(node):
                     run.frontier.push(node, self.f(node) + self.reexpand * node.draws / self.k)
 
@@ -161,8 +162,8 @@ class AStar:
             return [(yield from search.force(nodes))]
         return (yield from search.expand(nodes, [self.k] * len(nodes), unique=True))
 
-    def open(self, run: "Progress", child: Node) -> None:
-        """Put a new node on the frontier, unless a cheaper path to its state is known."""
+    def open(self, run: "Progress", child: Node) -> bool:
+        """Put a new node on the frontier, unless a path to its state is known that is no dearer."""
         assert child.parent is not None and child.state.step is not None
         if self.cost == "logp" and child.state.step.logp is None and not self.at_end(child.parent):
             raise RewardUnavailable("the policy gives no log-probabilities of its steps")
@@ -171,10 +172,14 @@ class AStar:
         if self.merge is not None:
             same = self.merge(child.state)
             if run.cheapest.get(same, math.inf) <= child.g:
-                child.pruned = True
-                return
+                return False
             run.cheapest[same] = child.g
         run.frontier.push(child, self.f(child))
+        return True
+
+    def outdone(self, run: "Progress", node: Node) -> bool:
+        """Whether a cheaper path to a node's state was found after it was opened."""
+        return self.merge is not None and run.cheapest.get(self.merge(node.state), math.inf) < node.g
 
     def at_end(self, node: Node) -> bool:
         """Whether nothing is proposed from a node any more."""
@@ -238,11 +243,11 @@ def _r(node: Node) -> float:
     return 0.0 if node.score is None else node.score
 
 
-def _rise(parent: Node, child: Node) -> float:
+def _gain(parent: Node, child: Node) -> float:
     return max(0.0, _r(child) - _r(parent))
 
 
-def _fall(parent: Node, child: Node) -> float:
+def _loss(parent: Node, child: Node) -> float:
     return max(0.0, _r(parent) - _r(child))
 
 
@@ -264,8 +269,8 @@ def _nothing(*_: Node) -> float:
 
 
 COSTS: dict[str, tuple[Callable[[Node, Node], float], Callable[[Node], float]]] = {
-    "drop": (_rise, _doubt),
-    "rise": (_fall, _doubt),
+    "drop": (_gain, _doubt),
+    "rise": (_loss, _doubt),
     "nll": (_nll, _nothing),
     "greedy": (_nothing, _doubt),
     "logp": (_surprise, _nothing),

@@ -38,7 +38,8 @@ class Task:
 @dataclass(frozen=True, slots=True)
 class Step:
     """One reasoning unit. `kind` is "text", "tool:<name>" or "result:<name>"; `last` says that the
-    model ended its turn with it; `logp` is the policy's log-probability of the step, where known."""
+    model ended its turn with it, `cut` that it ran into its length limit; `logp` is the policy's
+    log-probability of the step, where known."""
 
     text: str
     ids: tuple[int, ...] = ()
@@ -46,6 +47,7 @@ class Step:
     n_tokens: int = 0
     kind: str = "text"
     last: bool = False
+    cut: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +100,19 @@ class State:
         """log p(text | task) under the policy; None where any step lacks it."""
         known = [step.logp for step in self.steps]
         return None if None in known else sum(x for x in known if x is not None)
+
+
+EMPTY_STEPS = 3  # so many in a row end a solution
+
+
+def stalled(state: State) -> bool:
+    """Whether the last steps were empty, as many as end a solution."""
+    here: State | None = state
+    for _ in range(EMPTY_STEPS):
+        if here is None or here.step is None or here.step.text.strip():
+            return False
+        here = here.parent
+    return True
 
 
 Proposal: TypeAlias = Step | Failure

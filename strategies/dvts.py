@@ -19,6 +19,9 @@ from .beam import Beam
 from .search import Search
 
 
+_APART = 10**6  # between the first node numbers of two subtrees
+
+
 @dataclass(frozen=True, kw_only=True)
 class DVTS:
     """`subtrees` greedy searches of M = `expand` draws a step; cost: subtrees · expand proposals a depth."""
@@ -38,7 +41,8 @@ class DVTS:
         """Grow all subtrees at once; each numbers its nodes by itself, so that none waits for another."""
         whole = Search(task, self.policy, self.reward, seed)
         parts = [
-            Search(task, self.policy, self.reward, derive(seed, "subtree", k)) for k in range(self.subtrees)
+            Search(task, self.policy, self.reward, derive(seed, "subtree", k), first_id=(k + 1) * _APART)
+            for k in range(self.subtrees)
         ]
         stopped = None
         try:

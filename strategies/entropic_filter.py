@@ -17,9 +17,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from ..serving.errors import demand
 from .particle_filter import ParticleFilter
 from .resampling import normalise
-from .smc import Resample, Resampler, demand
+from .smc import Resample, Resampler
 
 Anneal: TypeAlias = Literal["ess", "entropy", "base"]
 

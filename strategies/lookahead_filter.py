@@ -15,11 +15,12 @@ import math
 from dataclasses import dataclass, field
 from random import Random
 
+from ..serving.errors import demand
 from ..serving.flow import Flow
 from .particle_filter import ParticleFilter
 from .resampling import log_mean_exp, normalise, scheme
 from .search import Node, Search
-from .smc import R_MIN, Population, Potential, Resample, Resampler, demand, resampled
+from .smc import R_MIN, Population, Potential, Resample, Resampler, resampled
 
 
 @dataclass(frozen=True, kw_only=True)

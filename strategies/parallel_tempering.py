@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 
-from ..serving.errors import SearchEnded
+from ..serving.errors import SearchEnded, demand
 from ..serving.flow import Flow, Note
 from ..serving.seeds import derive
 from .base import Policy, Result, Reward, Task
 from .particle_gibbs import draw_reference, pooled
 from .pool import Select, check_select, conclude, why_stopped
 from .search import Node, Search
-from .smc import ConditionalResample, Phi, Population, Potential, PotentialKind, demand, sweep, together
+from .smc import ConditionalResample, Phi, Population, Potential, PotentialKind, sweep, together
 
 Path = tuple[Node, ...]
 

@@ -21,11 +21,12 @@ are kept, and that step is one more multinomial draw from `Result.candidates`.
 
 from dataclasses import dataclass
 
+from ..serving.errors import demand
 from ..serving.flow import Flow
 from .base import Policy, Result, Reward, Task
 from .pool import Select, check_select, conclude, why_stopped
 from .search import Search
-from .smc import Phi, Population, Potential, PotentialKind, Resample, Resampler, demand, sweep
+from .smc import Phi, Population, Potential, PotentialKind, Resample, Resampler, sweep
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from random import Random
 from typing import Protocol, runtime_checkable
 
 from ..serving.base import Capability
-from ..serving.errors import MissingCapability
+from ..serving.errors import MissingCapability, demand
 from ..serving.flow import Failure, Flow
 from ..serving.seeds import derive
 from .base import Policy, Result, Reward, Score, State, Step, Task
@@ -35,7 +35,6 @@ from .smc import (
     Potential,
     PotentialKind,
     Resampler,
-    demand,
     ended,
     resampled,
     sweep,

@@ -27,7 +27,7 @@ from ..serving.flow import (
 )
 from ..serving.seeds import derive
 from .answers import EXTRACTORS, canon, extract, stated
-from .base import Outcome, Policy, Proposal, State, Step, Task
+from .base import Outcome, Policy, Proposal, State, Step, Task, stalled
 
 PROMPTS: dict[str, str] = {
     "plain": "{question}",
@@ -52,7 +52,6 @@ PROMPTS: dict[str, str] = {
 }
 """Prompt templates by name; the choices of a task, if any, stand below its question."""
 
-EMPTY_STEPS = 3  # so many empty steps in a row end a solution
 _SAMPLING = Sampling()
 _FORCED_TOKENS = 32  # for an answer on demand
 
@@ -183,7 +182,8 @@ class StepPolicy(Policy):
         if state.step.last or state.depth >= self.max_steps:
             return True
         before = state.parent.step.text if state.parent is not None and state.parent.step is not None else ""
-        return stated(self.answer_kind, before + state.step.text) or _silent(state)
+        told = not state.step.cut and stated(self.answer_kind, before + state.step.text)
+        return told or stalled(state)
 
     def answer(self, state: State) -> str | None:
         """The canonical answer; of kind "text", the text as it is."""
@@ -223,7 +223,7 @@ class StepPolicy(Policy):
         if drawn.finish == "stop" and drawn.stop in (self.delimiter, ""):
             return _as_step(drawn, drawn.text, last=False)
         if drawn.finish == "length":
-            return _as_step(drawn, drawn.text, last=not drawn.text.strip())
+            return _as_step(drawn, drawn.text, last=not drawn.text.strip(), cut=True)
         return self._whole(drawn)
 
     def _whole(self, drawn: Completion) -> Step:
@@ -231,26 +231,17 @@ class StepPolicy(Policy):
 
 
 def _proposals(reply: Any, n: int, read: Any) -> list[Proposal]:
-    """`n` proposals of a reply: its samples, or as many failures."""
+    """`n` proposals of a reply: its samples, and failures for those that a budget had no room for."""
     if isinstance(reply, Failure):
         return [reply] * n
     drawn: list[Proposal] = [read(completion) for completion in reply[:n]]
     missing = n - len(drawn)
-    return drawn + [Failure("engine", f"{n} samples were asked for, {len(drawn)} came")] * missing
+    return drawn + [Failure("budget", f"{n} samples were asked for, {len(drawn)} could be had")] * missing
 
 
-def _as_step(drawn: Completion, text: str, *, last: bool) -> Step:
+def _as_step(drawn: Completion, text: str, *, last: bool, cut: bool = False) -> Step:
     logp = sum(drawn.logprobs) if drawn.logprobs else None
-    return Step(text, drawn.ids, logp, drawn.n_tokens or len(drawn.ids), last=last)
-
-
-def _silent(state: State) -> bool:
-    here: State | None = state
-    for _ in range(EMPTY_STEPS):
-        if here is None or here.step is None or here.step.text.strip():
-            return False
-        here = here.parent
-    return True
+    return Step(text, drawn.ids, logp, drawn.n_tokens or len(drawn.ids), last=last, cut=cut)
 
 
 def _worded(task: Task) -> str:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any, Literal, TypeAlias
 
-from ..serving.errors import SearchEnded
+from ..serving.errors import RewardUnavailable, SearchEnded, demand
 from ..serving.flow import Failure, Flow, Note
 from ..serving.seeds import derive
 from .base import Result, Reward
 from .search import Node, Search
-from .smc import Population, demand
+from .smc import Population
 from .voting import weighted_vote
 
 Select: TypeAlias = Literal["vote", "argmax_score", "argmax_weight", "sample", "orm"]
@@ -76,7 +76,7 @@ def _choose(
         chosen: Node = rng.choices(nodes, weights)[0]
         return chosen
     if select == "orm" and outcome is not None:
-        return (yield from _best_outcome(finished, outcome))
+        return (yield from _best_outcome(search, finished, outcome))
     if select == "vote":
         answers = [search.policy.answer(node.state) for node, _ in finished]
         winner = weighted_vote(answers, [w for _, w in finished])
@@ -91,12 +91,14 @@ def _argmax_score(finished: Sequence[Weighted]) -> Node:
     return max(finished, key=lambda p: (-1.0 if p[0].score is None else p[0].score, p[1]))[0]
 
 
-def _best_outcome(finished: Sequence[Weighted], outcome: Reward) -> Flow[Node]:
+def _best_outcome(search: Search, finished: Sequence[Weighted], outcome: Reward) -> Flow[Node]:
     distinct = {node.state.text: node for node, _ in finished}
     scores = yield from outcome.score([node.state for node in distinct.values()])
     yield [Note("outcomes", {}, reward_passes=len(distinct))]
-    judged = zip(distinct.values(), scores, strict=True)
-    return max(judged, key=lambda row: -1.0 if isinstance(row[1], Failure) else row[1])[0]
+    if all(isinstance(score, Failure) for score in scores):
+        raise RewardUnavailable(f"no outcome could be scored: {scores[0]}")
+    judged = zip(distinct.values(), map(search.checked, scores), strict=True)
+    return max(judged, key=lambda row: row[1])[0]
 
 
 def _forced(search: Search, pool: Sequence[Weighted]) -> Flow[list[Weighted]]:

@@ -12,9 +12,11 @@ anywhere in the feedback; and versions without an answer do not win over those w
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ..serving.base import Capability
 from ..serving.errors import SearchEnded, UsageError
 from ..serving.flow import Completion, Failure, Flow, Generate, Note, Prompt, Sampling
 from ..serving.seeds import derive
@@ -45,6 +47,11 @@ class Revision:
             raise UsageError(f"rounds must not be below 0, got {self.rounds}.")
         if self.select not in ("last", "vote"):
             raise UsageError(f"select must be 'last' or 'vote', got {self.select!r}.")
+
+    @property
+    def requires(self) -> Mapping[str, frozenset[Capability]]:
+        """The critic writes text."""
+        return {self.critic: frozenset({"generate"})} if self.feedback else {}
 
     def solve(self, task: Task, *, seed: int) -> Flow[Result]:
         """Write, then revise until nothing is wrong or the rounds are over."""

@@ -4,8 +4,8 @@
     children = yield from search.expand([search.root], [4])     # propose, record, score, trace
     return search.result(best)
 
-Accounting is exact: every proposal drawn, every token, and one reward pass for each *distinct* text
-scored (asking again is free). Source of the interface: A*-Decoding, arXiv 2505.13672, and Rollout
+Accounting is exact: every proposal drawn, every token, and one reward pass for each *distinct* text of a
+store (asking again is free). Source of the interface: A*-Decoding, arXiv 2505.13672, and Rollout
 Roulette, arXiv 2502.01618, put on one footing.
 """
 
@@ -80,11 +80,12 @@ class Search:
     counts: Counts = field(default_factory=Counts)
     failures: list[str] = field(default_factory=list)  # distinct reasons, in order of appearance
     ended: SearchEnded | None = None  # what cut a batch or the finalisation short, if anything
-    _scores: dict[str, float] = field(default_factory=dict)
+    first_id: int = 0  # of the root; searches that one run keeps apart number their nodes apart
+    _scores: dict[tuple[str, bool], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         root = State(self.task, lineage=derive(self.seed, "root"))
-        self.nodes.append(Node(0, None, root, self.policy.terminal(root), score=1.0))
+        self.nodes.append(Node(self.first_id, None, root, self.policy.terminal(root), score=1.0))
 
     @property
     def root(self) -> Node:
@@ -169,22 +170,22 @@ class Search:
         return nodes
 
     def score(self, nodes: Iterable[Node]) -> Flow[None]:
-        """Score the nodes that have no score yet: one reward pass for each distinct text.
+        """Score the nodes that have no score yet: one reward pass for each distinct text, finished or not.
 
         A score outside [0, 1] is clipped and counted; a state that cannot be scored gets 0, the reason
         goes into the diagnostics. Raises RewardUnavailable if nothing could be scored at all.
         """
         if self.reward is None:
             return
-        waiting = [(node, node.state.text) for node in nodes if node.score is None]
-        new = {text: node.state for node, text in waiting if text not in self._scores}
+        waiting = [(node, (node.state.text, node.terminal)) for node in nodes if node.score is None]
+        new = {says: node.state for node, says in waiting if says not in self._scores}
         if new:
             scores = yield from self.reward.score(list(new.values()))
-            for text, score in zip(new, scores, strict=True):
-                self._scores[text] = self._checked(score)
+            for says, score in zip(new, scores, strict=True):
+                self._scores[says] = self.checked(score)
             self.counts.reward_passes += len(new)
-        for node, text in waiting:
-            node.score = self._scores[text]
+        for node, says in waiting:
+            node.score = self._scores[says]
         if waiting:
             scored = {str(node.id): node.score for node, _ in waiting}
             yield [Note("scores", {"scores": scored}, reward_passes=len(new))]
@@ -242,7 +243,6 @@ class Search:
     def absorb(self, other: "Search") -> None:
         """Take over the nodes and accounts of a search for the same task that ran by itself."""
         for node in other.nodes[1:]:
-            node.id = len(self.nodes)
             if node.parent is other.root:
                 node.parent = self.root
                 self.root.children.append(node)
@@ -278,7 +278,7 @@ class Search:
         if self.failures:
             facts["failures"] = list(self.failures)
         return Result(
-            answer=None if best is None else self.policy.answer(best.state),
+            answer=self.policy.answer(best.state) if best is not None and best.terminal else None,
             text="" if best is None else best.state.text,
             candidates=tuple(map(self.candidate, self.terminals) if pool is None else pool),
             complete=stopped is None,
@@ -319,7 +319,8 @@ class Search:
     def _adopt(
         self, parent: Node, proposals: Sequence[Proposal], first_draw: int, unique: bool = False
     ) -> list[Node]:
-        seen = {child.state.step.text for child in parent.children if child.state.step} if unique else set()
+        earlier = [child.state.step for child in parent.children if child.state.step] if unique else []
+        seen = {(step.text, step.last) for step in earlier}
         children = []
         for draw, proposal in enumerate(proposals, first_draw):
             self.counts.proposals += 1
@@ -328,10 +329,10 @@ class Search:
                 continue
             self.counts.tokens += proposal.n_tokens
             if unique:
-                if proposal.text in seen:
+                if (proposal.text, proposal.last) in seen:
                     self.counts.duplicates += 1
                     continue
-                seen.add(proposal.text)
+                seen.add((proposal.text, proposal.last))
             children.append(self._insert(parent, parent.state.extend(proposal, draw)))
         return children
 
@@ -351,7 +352,7 @@ class Search:
         return nodes
 
     def _insert(self, parent: Node, state: State) -> Node:
-        node = Node(len(self.nodes), parent, state, self.policy.terminal(state))
+        node = Node(self.first_id + len(self.nodes), parent, state, self.policy.terminal(state))
         parent.children.append(node)
         self.nodes.append(node)
         return node
@@ -362,7 +363,8 @@ class Search:
         if score:
             yield from self.score(fresh)
 
-    def _checked(self, score: Score) -> float:
+    def checked(self, score: Score) -> float:
+        """A reward's answer as a number in [0, 1]; what is none is counted and told."""
         if isinstance(score, Failure) or math.isnan(score):
             self.counts.failed_scores += 1
             nan = Failure("reward", "the reward returned NaN")

@@ -20,9 +20,10 @@ from itertools import islice
 from random import Random
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
-from ..serving.errors import SearchEnded, UsageError
+from ..serving.errors import SearchEnded, demand
 from ..serving.flow import Flow, Note, Request
 from ..serving.seeds import derive
+from .base import stalled
 from .resampling import degenerate, ess, log_mean_exp, multinomial, normalise, scheme
 from .search import Node, Search
 
@@ -31,7 +32,6 @@ PotentialKind: TypeAlias = Literal["product", "telescoping", "reference"]
 Phi: TypeAlias = Literal["id", "odds"]
 
 R_MIN = 1e-7  # scores are kept off 0 and 1 where their odds or ratio is taken; value of the published code
-EMPTY_STEPS = 3  # so many empty steps in a row end a particle
 
 
 # ---------------------------------------------------------------- potentials
@@ -181,16 +181,7 @@ class Population:
 
 def ended(node: Node, max_steps: int) -> bool:
     """Finished, at the step cap, or three empty steps in a row."""
-    return node.terminal or node.depth >= max_steps or _stalled(node)
-
-
-def _stalled(node: Node) -> bool:
-    for _ in range(EMPTY_STEPS):
-        step = node.state.step
-        if step is None or step.text.strip() or node.parent is None:
-            return False
-        node = node.parent
-    return True
+    return node.terminal or node.depth >= max_steps or stalled(node.state)
 
 
 # ---------------------------------------------------------------- the sweep
@@ -356,12 +347,6 @@ def _ask(waiting: Mapping[int, Sequence[Request]]) -> Flow[dict[int, Any]]:
 def finite(x: float) -> float | None:
     """The number, or None for −∞, which JSON lacks."""
     return x if math.isfinite(x) else None
-
-
-def demand(good: bool, name: str, value: object, instead: str) -> None:
-    """Raise a UsageError that names the parameter, its value and what to write instead."""
-    if not good:
-        raise UsageError(f"{name} cannot be {value!r}: {instead}.")
 
 
 _POTENTIALS = "write 'product', 'telescoping' (for scores that judge the whole prefix) or 'reference'"

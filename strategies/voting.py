@@ -90,4 +90,4 @@ def p_leader(v1: int, v2: int) -> float:
     (0.5, 0.9375)
     """
     n = v1 + v2 + 1
-    return sum(comb(n, k) for k in range(v1 + 1)) / float(2**n)
+    return sum(comb(n, k) for k in range(v1 + 1)) / (1 << n)

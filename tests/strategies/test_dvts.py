@@ -1,5 +1,7 @@
 """Laws of DVTS: subtrees are independent greedy searches, run at once, and the best of them wins."""
 
+from contextlib import suppress
+
 import pytest
 
 from abduce.serving.errors import BudgetExhausted, UsageError
@@ -106,10 +108,26 @@ def test_at_the_depth_limit_the_best_prefix_of_all_is_completed():
     assert result.complete and result.answer is not None
 
 
-def test_the_path_of_the_result_leads_through_the_numbered_nodes():
-    facts = drain(dvts(subtrees=3).solve(TASK, seed=0)).diagnostics
-    assert facts["path"][0] == 0
-    assert facts["path"] == sorted(set(facts["path"])) and facts["path"][-1] < facts["nodes"]
+def test_the_path_of_the_result_leads_through_nodes_that_the_trace_knows():
+    """No two subtrees give a node the same number."""
+    told: list[int] = []
+
+    def listen(flow):
+        batch = next(flow)
+        with suppress(StopIteration):
+            while True:
+                for request in batch:
+                    if isinstance(request, Fork):
+                        parts = tuple(map(listen, request.flows))
+                    elif request.kind == "nodes":
+                        told.extend(row["id"] for row in request.data["nodes"])
+                forked = any(isinstance(request, Fork) for request in batch)
+                batch = flow.send([parts] if forked else [None] * len(batch))
+
+    listen(dvts(subtrees=3).solve(TASK, seed=0))
+    path = drain(dvts(subtrees=3).solve(TASK, seed=0)).diagnostics["path"]
+    assert len(told) == len(set(told))
+    assert path[0] == 0 and set(path[1:]) <= set(told)
 
 
 @pytest.mark.parametrize("wrong", ["subtrees", "expand", "max_depth"])

@@ -254,6 +254,17 @@ def test_outcome_reward_decides_among_whole_answers():
     assert len(result.text) == max(len(c.text) for c in result.candidates)
 
 
+def test_an_outcome_reward_that_fails_is_told():
+    class Down:
+        def score(self, states):
+            yield []
+            return [Failure("reward", "no judge today") for _ in states]
+
+    result = drain(particle_filter(select="orm", outcome=Down()).solve(TASK, seed=1))
+    assert not result.complete
+    assert "no judge today" in result.diagnostics["stopped"]
+
+
 def test_without_answers_the_vote_falls_back_to_the_score():
     class Mute(ExactTree):
         def answer(self, state):

@@ -13,8 +13,8 @@ from abduce.serving.flow import (
     Prompt,
     Sampling,
 )
-from abduce.strategies.base import State, Step, Task, requirements
-from abduce.strategies.policy import EMPTY_STEPS, POLICIES, PROMPTS, StepPolicy, policy
+from abduce.strategies.base import EMPTY_STEPS, State, Step, Task, requirements
+from abduce.strategies.policy import POLICIES, PROMPTS, StepPolicy, policy
 
 
 def sent(flow, *replies):
@@ -296,3 +296,22 @@ def test_unknown_names_are_told(spec, told):
 
 def test_log_probs_need_an_engine_that_has_them():
     assert requirements(policy({"logprobs": True})) == {"policy": frozenset({"generate", "logprobs"})}
+
+
+def test_an_answer_that_was_cut_short_is_not_yet_stated():
+    """ "The answer is 4|2" is 42, not 4."""
+    root, chosen = State(Task("6 x 7 =")), policy("cot")
+    cut = root.extend(Step("The answer is 4", cut=True))
+    assert not chosen.terminal(cut)
+    whole = cut.extend(Step("2.", last=True))
+    assert chosen.terminal(whole) and chosen.answer(whole) == "42"
+    [[step]] = replied(chosen, [Completion("The answer is 4", finish="length", n_tokens=4)])
+    assert step.cut and not chosen.terminal(root.extend(step))
+
+
+def replied(chosen, completions):
+    flow = chosen.propose([State(Task("6 x 7 ="))], [1], [0])
+    next(flow)
+    with pytest.raises(StopIteration) as end:
+        flow.send([tuple(completions)])
+    return end.value.value

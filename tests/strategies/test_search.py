@@ -22,8 +22,8 @@ TREE = ToyTree(3, 5, seed=0)
 LOST = Failure("engine", "lost")
 
 
-def search(policy=TREE, reward=None, seed=0) -> Search:
-    return Search(TASK, policy, reward, seed)
+def search(policy=TREE, reward=None, seed=0, first_id=0) -> Search:
+    return Search(TASK, policy, reward, seed, first_id=first_id)
 
 
 def grown(found: Search, rounds: int = 4, unique: bool = False) -> list[int]:
@@ -161,7 +161,7 @@ def test_recorded_steps_count_as_drawn_and_grafted_ones_do_not():
 
 
 def test_absorbing_a_search_adds_nodes_and_accounts():
-    parts = [search(reward=TREE, seed=s) for s in (1, 2)]
+    parts = [search(reward=TREE, seed=s, first_id=1000 * s) for s in (1, 2)]
     for part in parts:
         grown(part, unique=True)
         part.failures += ["lost", f"only {part.seed}"]
@@ -172,7 +172,7 @@ def test_absorbing_a_search_adds_nodes_and_accounts():
     for part in parts:
         whole.absorb(part)
     assert [n.state.text for n in whole.nodes[1:]] == expected
-    assert [n.id for n in whole.nodes] == list(range(len(whole.nodes)))
+    assert [n.id for n in whole.nodes] == [0, *(n.id for part in parts for n in part.nodes[1:])]
     assert {f: getattr(whole.counts, f) for f in Counts.__slots__} == sums
     assert whole.failures == ["lost", "only 1", "only 2"]
     assert whole.result(whole.best(whole.nodes)).diagnostics["stopped"] == "budget of 9 calls is used up"
@@ -368,3 +368,24 @@ def test_the_root_is_beyond_doubt_and_may_be_the_end():
     found = search(Nothing([]))
     assert found.root.score == 1.0
     assert found.terminals == [found.root]
+
+
+def test_a_finished_solution_is_not_judged_as_its_prefix_was():
+    """Where the model says nothing more and ends its turn both have one text."""
+
+    class Ends(Says):
+        def terminal(self, state):
+            return state.step is not None and state.step.last
+
+    class Picky:
+        def score(self, states):
+            yield []
+            return [0.0 if state.step.last else 1.0 for state in states]
+
+    found = search(Ends(["54"]), Picky())
+    [node] = drain(found.record(found.root, [Step("54")]))
+    [leaf] = drain(found.record(node, [Step("", last=True)]))
+    assert (node.state.text, node.score, leaf.score) == (leaf.state.text, 1.0, 0.0)
+    assert found.counts.reward_passes == 2
+    twins = drain(found.record(found.root, [Step("9"), Step("9", last=True)]))
+    assert [twin.terminal for twin in twins] == [False, True]

@@ -159,3 +159,8 @@ def test_the_leaders_chance_is_exact_on_small_votes():
         for v2 in range(6):
             n = v1 + v2 + 1
             assert p_leader(v1, v2) == Fraction(sum(math.comb(n, k) for k in range(v1 + 1)), 2**n)
+
+
+def test_many_votes_are_no_trouble():
+    assert p_leader(5000, 4000) == pytest.approx(1.0)
+    assert p_leader(4000, 5000) == pytest.approx(0.0, abs=1e-9)
