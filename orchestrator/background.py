@@ -5,12 +5,14 @@ their connections from call to call.
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from ..serving.errors import UsageError
+from ..serving.errors import AbduceError, UsageError
 
 T = TypeVar("T")
 
@@ -30,10 +32,13 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
     except KeyboardInterrupt:
         running.cancel()
         # The future is cancelled at once, its task only soon: let the task close its files first.
-        asyncio.run_coroutine_threadsafe(_all_done(), _background_loop()).result(timeout=10)
+        with suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(_all_done(), _background_loop()).result(timeout=10)
         raise
-    except CancelledError:
-        raise KeyboardInterrupt from None
+    except CancelledError:  # not by us
+        raise AbduceError(
+            "The work was cancelled from within: something in it raised CancelledError."
+        ) from None
 
 
 def _background_loop() -> asyncio.AbstractEventLoop:
@@ -44,6 +49,18 @@ def _background_loop() -> asyncio.AbstractEventLoop:
             _thread = threading.Thread(target=_loop.run_forever, name="abduce", daemon=True)
             _thread.start()
         return _loop
+
+
+def _start_anew() -> None:
+    """In a forked child: the thread is the parent's, and the lock may be held by one that is not here."""
+    global _lock, _loop, _thread
+    _orphans.append(_loop)
+    _lock, _loop, _thread = threading.Lock(), None, None
+
+
+_orphans: list[asyncio.AbstractEventLoop | None] = []  # kept: collecting one would touch the parent's sockets
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
 
 
 async def _all_done() -> None:

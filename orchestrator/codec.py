@@ -2,10 +2,11 @@
 
 A dataclass becomes an object of its fields. Coming back, a reply is built by the type of its request
 (table in `serving/flow.py`); nothing else is ever decoded into an object, so a journal from elsewhere
-can do no more than hold odd text. JSON has neither infinities nor NaN: the trace shows them as null,
-replies hold them as text, since a replayed reply must be the same.
+can do no more than hold odd text. JSON has neither infinities nor NaN, and UTF-8 no lone surrogates: the
+trace shows null and "?", replies hold them as text and as escapes, since a replayed reply must be the same.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -42,23 +43,23 @@ def dumps(value: Any) -> bytes:
 def dump_reply(reply: Any) -> bytes:
     """A reply; failures and refusals are marked, since any request may get one."""
     if type(reply) is Failure:
-        return dumps({"failure": [reply.kind, reply.message]})
+        return _dump_exact({"failure": [reply.kind, reply.message]})
     if type(reply) is BudgetExhausted:
-        return dumps({"exhausted": [reply.resource, reply.limit]})
-    text = dumps({"reply": reply})
-    return dumps({"reply": _exact(reply)}) if b"null" in text else text
+        return _dump_exact({"exhausted": [reply.resource, reply.limit]})
+    return _dump_exact({"reply": reply})
 
 
 def load_reply(request: type, text: bytes) -> Any:
     """The reply to a request of this type. Raises JournalError if `dump_reply` cannot have made the text."""
     try:
-        [(mark, value)] = orjson.loads(text).items()
+        loads = json.loads if _ESCAPE in text else orjson.loads
+        [(mark, value)] = loads(text).items()
         if mark == "failure":
             return Failure(*value)
         if mark == "exhausted":
             return BudgetExhausted(*value)
         return _REPLIES[request](value)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise JournalError(f"The journal holds a reply that cannot be read: {error}") from error
 
 
@@ -71,6 +72,17 @@ def _plain(value: Any) -> Any:
 
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # differs from run to run
+
+
+def _dump_exact(value: Any) -> bytes:
+    try:
+        text = orjson.dumps(value, default=_plain)
+    except TypeError:  # lone surrogates, which only this one escapes
+        return json.dumps(_exact(value), default=_plain).encode()
+    return orjson.dumps(_exact(value), default=_plain) if b"null" in text else text
+
+
+_ESCAPE = b"\\ud"  # begins a surrogate
 
 
 def _exact(value: Any) -> Any:

@@ -14,10 +14,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from math import inf
 from time import perf_counter
 from typing import Any, TypeVar
 
-from ..serving.errors import BudgetExhausted, EngineError, SearchEnded, TransientError
+from ..serving.errors import BudgetExhausted, EngineError, SearchEnded, TransientError, UsageError
 from ..serving.flow import (
     Ask,
     CallTool,
@@ -25,15 +27,15 @@ from ..serving.flow import (
     Flow,
     Fork,
     Generate,
-    Hidden,
     LogProb,
     Note,
-    Rate,
+    Prompt,
     Recall,
     Remember,
     Request,
     Usage,
 )
+from ..serving.seeds import derive
 from .journal import Entry, Journal
 from .ledger import Budget, Ledger, Need
 from .services import Services, Switchboard
@@ -61,6 +63,7 @@ class Driver:
         self.services = services
         self.budget = budget or Budget()
         self.ledger = Ledger(self.budget)
+        self._limited = self.ledger.limited
         self.journal = journal
         self._observers = tuple(observers)
         self._switchboard = Switchboard(services, seed=seed, concurrency=concurrency)
@@ -68,6 +71,8 @@ class Driver:
         self._backoff_s = backoff_s
         self._calls: set[asyncio.Task[Any]] = set()  # calls a deadline would cancel
         self._expired = False
+        self._deadline = inf  # in seconds since the run began
+        self._cut_short = False  # a branch ran into a limit
         self._open: set[Path] = set()  # forks and branches not begun, batches not delivered, if cancelled now
         self._cut: set[Path] = set()  # the same, of branches that lost their race before a resume
         self._t0 = perf_counter()
@@ -78,13 +83,16 @@ class Driver:
         return perf_counter() - self._t0
 
     async def run(self, flow: Flow[T]) -> T:
-        """Run a flow to its end and return what it returns. Raises what the flow raises."""
+        """Run a flow to its end and return what it returns. Raises what the flow raises, and what an engine
+        raises that cannot be made ready; the clock starts once all are."""
+        for engine in {id(engine): engine for engine in self.services.engines.values()}.values():
+            await engine.ready()
         self._t0 = perf_counter() - (self.journal.elapsed_s if self.journal else 0.0)
         if self.budget.seconds is None:
             return await self._drive(flow, ())
-        left = self.budget.seconds - self.elapsed_s
-        self._expired = left <= 0.0
-        alarm = asyncio.get_running_loop().call_later(max(0.0, left), self._expire)
+        self._deadline = self.budget.seconds
+        left = max(0.0, self._deadline - self.elapsed_s)
+        alarm = asyncio.get_running_loop().call_later(left, self._expire)
         try:
             return await self._drive(flow, ())
         finally:
@@ -106,12 +114,18 @@ class Driver:
                 turn += 1
                 try:
                     replies = await self._batch(batch, here, replay_only)
+                    if turn % _BREATH == 0:
+                        await asyncio.sleep(0)
                 except SearchEnded as end:
                     self._emit(Exhausted(here, str(end), self.elapsed_s))
-                    if not path:
+                    if path:
+                        self._cut_short = True
+                    else:
                         self.ledger.open_reserve()
                     batch = flow.throw(end)
                 else:
+                    if self._cut_short and not path:  # nothing is in flight now, and the end was swallowed
+                        self.ledger.open_reserve()
                     batch = flow.send(replies)
         except StopIteration as end:
             result: T = end.value
@@ -216,13 +230,36 @@ class Driver:
 
     # ------------------------------------------------------------ requests
 
-    async def _answer(self, request: Request, path: Path, replay_only: bool) -> Any:
+    def _answer(self, request: Request, path: Path, replay_only: bool) -> Coroutine[Any, Any, Any]:
         """The reply to one request, or the BudgetExhausted that refused it."""
         if type(request) is Fork:
-            return await self._fork(request, path, replay_only)
+            return self._fork(request, path, replay_only)
+        if type(request) is Generate and request.n > 1 and self._limited:
+            return self._samples(request, path, replay_only)
+        return self._reply(request, path, replay_only)
+
+    async def _samples(self, request: Generate, path: Path, replay_only: bool) -> Any:
+        """Many samples, in as many calls as the budget makes of them: those it had no room for at first are
+        asked for once it is known what the first have used."""
+        reply = await self._reply(request, path, replay_only)
+        while isinstance(reply, tuple) and 0 < len(reply) < request.n:
+            drawn = len(reply)
+            seed = None if request.seed is None else derive(request.seed, "rest", drawn)
+            more = await self._reply(
+                replace(request, n=request.n - drawn, seed=seed), (*path, drawn), replay_only
+            )
+            if not isinstance(more, tuple) or not more:
+                break
+            reply += more
+        return reply
+
+    def _reply(self, request: Request, path: Path, replay_only: bool) -> Coroutine[Any, Any, Any]:
         if self.journal is None:
-            return await self._call(request, path)
-        entry = self.journal.get(path, request)
+            return self._call(request, path)
+        return self._replay(self.journal, request, path, replay_only)
+
+    async def _replay(self, journal: Journal, request: Request, path: Path, replay_only: bool) -> Any:
+        entry = journal.get(path, request)
         if entry is None:
             if replay_only:
                 raise _Unanswered
@@ -233,16 +270,22 @@ class Driver:
         return entry.reply
 
     async def _call(self, request: Any, path: Path) -> Any:
-        began = self.elapsed_s
+        began = perf_counter() - self._t0
         spent, attempts = _NOTHING, 1
+        need, asked, fault = None, request, None
         try:
-            need = self._need(request) if self.ledger.limited else None
-            if self._expired:
+            if self._expired or began >= self._deadline:
                 raise self._out_of_time()
-            if need is not None and not self.ledger.reserve_at_once(need):
-                await self._wait_for(need)
+            if self._limited:
+                try:
+                    wanted = self._need(request)
+                except Exception as error:  # what it needs cannot be told: it fails, for the price of a call
+                    wanted, fault = Need.of(), error
+                need = self.ledger.reserve_at_once(wanted) or await self._wait_for(wanted)
+                if need is not wanted:
+                    asked = replace(request, n=need.samples)
             try:
-                reply, spent, attempts = await self._try(request, path)
+                reply, spent, attempts = await self._try(asked, path, fault)
             finally:
                 if need is not None:
                     self.ledger.settle(need, spent)
@@ -250,7 +293,7 @@ class Driver:
                     self.ledger.charge(spent)
         except BudgetExhausted as end:
             reply = end
-        took = self.elapsed_s - began
+        took = perf_counter() - self._t0 - began
         try:
             if self.journal is not None:
                 await self.journal.append(path, request, Entry(reply, spent, began, took))
@@ -259,45 +302,56 @@ class Driver:
                 self._emit(Called(path, request, reply, spent, began, took, attempts))
         return reply
 
-    async def _wait_for(self, need: Need) -> None:
+    async def _wait_for(self, wanted: Need) -> Need:
         """Wait until the budget has room for a call. Raises BudgetExhausted if it must not start."""
-        await self.ledger.reserve(need)
-        if self._expired:
+        need = await self.ledger.reserve(wanted)
+        if self._expired or self.elapsed_s >= self._deadline:
             self.ledger.settle(need, _NOTHING)
             raise self._out_of_time()
+        return need
 
-    async def _try(self, request: Any, path: Path) -> tuple[Any, Usage, int]:
+    async def _try(self, request: Any, path: Path, fault: Exception | None) -> tuple[Any, Usage, int]:
         """Carry a request out, again after a transient fault. Returns reply, usage and attempts.
 
-        The deadline, and only it, turns the call's cancellation into BudgetExhausted."""
+        The deadline, and only it, turns the call's cancellation into a BudgetExhausted, as the reply."""
         task = asyncio.current_task()
         assert task is not None
         self._calls.add(task)
-        spent, attempt = _NOTHING, 1
+        spent, attempt, failed = _NOTHING, 1, 0
         try:
             while True:
                 try:
+                    if fault is not None:
+                        raise fault
                     served = await self._switchboard.serve(request, path)
-                except TransientError as fault:
-                    spent += Usage(calls=1)
+                except TransientError as error:
+                    once, tried = _price(request), f"{error} (tried {attempt} times"
                     if attempt > self._retries:
-                        return Failure("engine", f"{fault} (tried {attempt} times)"), spent, attempt
+                        return Failure("engine", f"{tried})"), spent + once, attempt
+                    if not self.ledger.promise_again(once):
+                        return Failure("engine", f"{tried}; another is over budget)"), spent + once, attempt
+                    spent, failed = spent + once, attempt
                     await asyncio.sleep(self._backoff_s * 2 ** (attempt - 1))
                     attempt += 1
-                except Exception as fault:
-                    log.debug("%s failed", type(request).__name__, exc_info=True)
-                    known = isinstance(fault, EngineError)
-                    reason = str(fault) if known else f"{type(fault).__name__}: {fault}"
+                except Exception as error:
                     kind = _FAULTS.get(type(request), "engine")
-                    return Failure(kind, reason), spent + Usage(calls=1), attempt
+                    if isinstance(error, UsageError) and kind == "engine":
+                        raise  # no weights, no package: for the user to mend
+                    log.debug("%s failed", type(request).__name__, exc_info=True)
+                    known = isinstance(error, EngineError)
+                    reason = str(error) if known else f"{type(error).__name__}: {error}"
+                    return Failure(kind, reason), spent + _price(request), attempt
                 else:
-                    return served.value, spent + served.usage if attempt > 1 else served.usage, attempt
+                    return served.value, spent + served.usage if failed else served.usage, attempt
         except asyncio.CancelledError:
             if self._expired and not task.uncancel():
-                raise self._out_of_time() from None
+                sent = failed < attempt and path not in self._switchboard.waiting
+                return self._out_of_time(), spent + _price(request) if sent else spent, attempt
             raise
         finally:
             self._calls.discard(task)
+            if failed:
+                self.ledger.take_back(_price(request), failed)
 
     def _expire(self) -> None:
         self._expired = True
@@ -308,21 +362,37 @@ class Driver:
         return BudgetExhausted("seconds", self.budget.seconds or 0.0)
 
     def _need(self, request: Any) -> Need:
-        if isinstance(request, (Generate, LogProb, Hidden, Rate)):
-            engine = self.services.engine(request.model)
-            tokens = engine.count_tokens(request.prompt)
-            cap = request.n * request.sampling.max_tokens if isinstance(request, Generate) else 0
-            return Need.of(input_tokens=tokens, output_cap=cap)
-        return Need.of(calls=0, tool_calls=int(type(request) is CallTool))
+        kind = type(request)
+        if kind in _FAULTS:
+            return Need.of(calls=0, tool_calls=int(kind is CallTool))
+        engine = self.services.engine(request.model)
+        tokens = engine.count_tokens(request.prompt)
+        if kind is Generate:
+            return Need.of(input_tokens=tokens, output_cap=request.sampling.max_tokens, samples=request.n)
+        if kind is LogProb:
+            ids = request.continuation_ids
+            tokens += len(ids) if ids else engine.count_tokens(Prompt(prefix=request.continuation))
+        return Need.of(input_tokens=tokens)
 
     def _emit(self, event: Event) -> None:
         for observer in self._observers:
-            observer(event)
+            try:
+                observer(event)
+            except Exception:
+                log.exception("An observer failed and is told no more: %r", observer)
+                self._observers = tuple(other for other in self._observers if other is not observer)
 
 
 _NOTHING = Usage()
 _RACE: tuple[int, ...] = ()  # a race is filed under it; the reply: branches as they ended, what was cut off
+_BREATH = 64  # batches of a flow between turns of the event loop, where nothing else gives it one
 _FAULTS: dict[type, str] = {CallTool: "tool", Recall: "memory", Remember: "memory", Ask: "human"}
+
+
+def _price(request: Any) -> Usage:
+    """What an attempt counts of which nothing more is known."""
+    kind = type(request)
+    return Usage(calls=int(kind not in _FAULTS), tool_calls=int(kind is CallTool))
 
 
 class _Unanswered(Exception):

@@ -22,7 +22,7 @@ from typing import Any
 from ..serving.errors import UsageError
 from ..serving.flow import Usage
 from ..serving.seeds import derive
-from ..strategies.base import Check, Result, Task
+from ..strategies.base import Candidate, Check, Result, Task
 from .judge import judge
 from .solve import Pipeline
 
@@ -156,6 +156,8 @@ def _problem(row: Any, line: int) -> Problem:
         raise _Malformed(f"'checks' must be a list, got {checks!r}.")
     task = Task(question, choices=tuple(choices), checks=tuple(map(_check, checks)))
     gold = str(answer).rpartition("####")[2].strip()  # GSM8K: the reasoning, then #### and the number
+    if not gold and not checks:
+        raise _Malformed(f"'answer' is empty and there are no 'checks' to judge by, got {answer!r}.")
     return Problem(str(row.get("id", line)), task, gold, line)
 
 
@@ -280,12 +282,11 @@ async def _solve(pipeline: Pipeline, problem: Problem, seed: int) -> Outcome:
     except Exception as fault:  # one problem's fault must not lose the others
         error = f"{type(fault).__name__}: {fault}"
     seconds = perf_counter() - began
-    right = result.answer is not None and judge(problem.task, problem.answer, result.answer, result.text)
-    pool = [c for c in result.candidates if c.answer is not None]
+    right, any_right = await asyncio.to_thread(_judged, problem, result)  # unit tests take their time
     return Outcome(
         id=problem.id,
         correct=right,
-        any_correct=right or any(judge(problem.task, problem.answer, c.answer, c.text) for c in pool),
+        any_correct=any_right,
         answer=result.answer,
         gold=problem.answer,
         n_candidates=len(result.candidates),
@@ -295,6 +296,16 @@ async def _solve(pipeline: Pipeline, problem: Problem, seed: int) -> Outcome:
         stopped=str(result.diagnostics.get("stopped", "")),
         error=error,
     )
+
+
+def _judged(problem: Problem, result: Result) -> tuple[bool, bool]:
+    """Whether the answer is right, and whether any candidate's is."""
+
+    def right(found: Result | Candidate) -> bool:
+        return found.answer is not None and judge(problem.task, problem.answer, found.answer, found.text)
+
+    correct = right(result)
+    return correct, correct or any(map(right, result.candidates))
 
 
 def report(outcomes: Iterable[Outcome]) -> Report:

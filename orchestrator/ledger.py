@@ -1,9 +1,11 @@
 """The budget: what may be spent, what is spent, what is promised to calls in flight.
 
 Every call reserves its worst case before it starts and settles what it used after. A call whose worst
-case does not fit waits until the calls in flight have settled; then it starts if anything is left, and
-the search ends if nothing is. So the overshoot is at most one call's own output cap, however many
-branches run at once, and a batch is admitted in the same waves whatever the order of the replies.
+case does not fit waits until the calls in flight have settled; then it starts if anything is left, with
+as many of its samples as fit but at least one (the others follow once it is known what these used), and the
+search ends if nothing is. So the overshoot is at
+most one sample's output cap, however many branches run at once, and a batch is admitted in the same waves
+whatever the order of the replies.
 
     0 ─────── used ─────── reserved ─────── soft limit ── finish ── limit
                                             └ the search ends here, and may use the rest to finalise
@@ -22,11 +24,12 @@ from ..serving.errors import BudgetExhausted, UsageError
 from ..serving.flow import Usage
 
 _FINISHING = frozenset({"tokens", "output_tokens", "calls"})  # what a finalising call consumes
+_FINISH = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Any subset of limits on a run; None is no limit.
+    """Any subset of limits on a run; None, or infinity, is no limit.
 
     `tokens` counts prompt tokens not found in the prefix cache and output tokens, of every call, judges
     and rewards included. `finish` is the share kept back for the strategy's own finalisation.
@@ -43,7 +46,7 @@ class Budget:
     cost_usd: float | None = None
     joules: float | None = None
     seconds: float | None = None
-    finish: float = 0.1
+    finish: float = _FINISH
 
     def __post_init__(self) -> None:
         for name, limit in self.limits().items():
@@ -51,6 +54,8 @@ class Budget:
                 raise UsageError(
                     f"budget.{name} must be a number ≥ 0, got {limit!r}. Write e.g. {name}=1000."
                 )
+            if limit == math.inf:
+                object.__setattr__(self, name, None)
         if not 0 <= self.finish < 1:
             raise UsageError(
                 f"budget.finish must be in [0, 1), got {self.finish}. Write 0.1 to keep back a tenth."
@@ -62,7 +67,8 @@ class Budget:
         return {name: limit for name, limit in named.items() if limit is not None}
 
     def __repr__(self) -> str:
-        return f"Budget({', '.join(f'{name}={limit:g}' for name, limit in self.limits().items())})"
+        shown = self.limits() | ({} if self.finish == _FINISH else {"finish": self.finish})
+        return f"Budget({', '.join(f'{name}={limit!r}' for name, limit in shown.items())})"
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
@@ -79,12 +85,14 @@ class Budget:
                     f"Cannot read the budget {part.strip()!r}.{hint} Write a number and one of "
                     f"{', '.join(sorted(set(_UNITS.values())))}: e.g. '8k tokens, 60 s'."
                 )
+            if unit in limits:
+                raise UsageError(f"The budget {text!r} names {unit} twice. Write each resource once.")
             amount = float(match["number"]) * {"": 1, "k": 1e3, "m": 1e6}[match["scale"].lower()]
             limits[unit] = int(amount) if amount.is_integer() else amount
         return cls(**limits)
 
 
-_AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<scale>[kKM]?)\s+(?P<unit>[A-Za-z_ ]+)")
+_AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<scale>[kKM]?)\s*(?P<unit>[A-Za-z_ ]+)")
 _UNITS = {f.name: f.name for f in fields(Budget) if f.name != "finish"} | {
     "token": "tokens",
     "output_token": "output_tokens",
@@ -102,29 +110,56 @@ class Need(NamedTuple):
     """What a call may spend, by resource: at most, and at least if it starts at all."""
 
     worst: Mapping[str, float]
-    spare: int  # output tokens of the worst case that it can do without
+    output_cap: int  # of one sample
+    samples: int  # it can do with fewer
 
     def least(self, name: str) -> float:
         """What it spends at least."""
-        return self.worst[name] - (self.spare if name in _OUTPUT else 0)
+        return self.worst[name] - (self._spare if name in _OUTPUT else 0)
+
+    def within(self, room: Mapping[str, float]) -> "Need":
+        """The need of as many of its samples as there is room for, at least one."""
+        if self.samples <= 1 or not self.output_cap:
+            return self
+        over = max((self.worst[name] - room[name] for name in _OUTPUT if name in room), default=0.0)
+        dropped = min(max(0, math.ceil(over / self.output_cap)), self.samples - 1)
+        if not dropped:
+            return self
+        less = dropped * self.output_cap
+        worst = {name: most - (less if name in _OUTPUT else 0) for name, most in self.worst.items()}
+        return Need(worst, self.output_cap, self.samples - dropped)
+
+    @property
+    def _spare(self) -> int:
+        """Output tokens of the worst case that it can do without."""
+        return max(0, self.samples * self.output_cap - 1)
 
     @classmethod
-    def of(cls, *, input_tokens: int = 0, output_cap: int = 0, calls: int = 1, tool_calls: int = 0) -> "Need":
-        """The need of one call. Money, energy and reward passes are known only afterwards: a call may
-        start while anything is left of them."""
+    def of(
+        cls,
+        *,
+        input_tokens: int = 0,
+        output_cap: int = 0,
+        samples: int = 1,
+        calls: int = 1,
+        tool_calls: int = 0,
+    ) -> "Need":
+        """The need of one call; `output_cap` is that of a sample. Money, energy and reward passes are known
+        only afterwards: a call may start while anything is left of them."""
         worst = {
             "calls": calls,
             "tool_calls": tool_calls,
-            "tokens": input_tokens + output_cap,
-            "output_tokens": output_cap,
+            "tokens": input_tokens + samples * output_cap,
+            "output_tokens": samples * output_cap,
             "cost_usd": _TRACE,
             "joules": _TRACE,
             "reward_passes": _TRACE,
         }
-        return cls(worst, output_cap - min(output_cap, 1))
+        return cls(worst, output_cap, samples)
 
 
 _OUTPUT = ("tokens", "output_tokens")
+_COUNTED = ("calls", "tool_calls")
 _TRACE = 1e-12
 
 
@@ -142,7 +177,7 @@ class Ledger:
         self._used: dict[str, Any] = {f.name: f.default for f in fields(Usage)}
         self._reserved = dict.fromkeys(limits, 0.0)
         self._in_flight = 0
-        self._waiting: deque[tuple[Need, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[Need, asyncio.Future[Need]]] = deque()
 
     @property
     def limited(self) -> bool:
@@ -162,31 +197,50 @@ class Ledger:
         """Let finalisation use what was kept back for it."""
         self._soft = dict(self._limits)
 
-    def reserve_at_once(self, need: Need) -> bool:
-        """Promise the worst case to a call, if it need not wait for others: whether it was done. Raises
-        BudgetExhausted if nothing is left for it."""
+    def reserve_at_once(self, need: Need) -> Need | None:
+        """Promise the worst case to a call, if it need not wait for others. Returns what was promised, which
+        may be for fewer samples. Raises BudgetExhausted if nothing is left for it."""
         if self._waiting:
-            return False
+            return None
         if self._fits(need.worst):
             self._promise(need)
-            return True
+            return need
         if not self._in_flight:
-            self._start_or_refuse(need)
-            return True
-        return False
+            return self._start_or_refuse(need)
+        return None
 
-    async def reserve(self, need: Need) -> None:
+    async def reserve(self, need: Need) -> Need:
         """Promise the worst case to a call, in its turn. Raises BudgetExhausted if nothing is left then."""
-        if self.reserve_at_once(need):
-            return
-        turn = asyncio.get_running_loop().create_future()
+        if promised := self.reserve_at_once(need):
+            return promised
+        turn: asyncio.Future[Need] = asyncio.get_running_loop().create_future()
         self._waiting.append((need, turn))
         try:
-            await turn
+            return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.settle(need, Usage())  # admitted, then cancelled before it could start
+                self.settle(turn.result(), Usage())  # admitted, then cancelled before it could start
             raise
+
+    def promise_again(self, once: Usage) -> bool:
+        """Promise another attempt to a call in flight, if it fits. Of an attempt that failed nothing but its
+        number is known, so there is nothing else to look at."""
+        for name in _COUNTED:
+            more = getattr(once, name)
+            if (
+                more
+                and name in self._soft
+                and self._spent(name) + self._reserved[name] + more > self._soft[name]
+            ):
+                return False
+        self.take_back(once, -1)
+        return True
+
+    def take_back(self, once: Usage, times: int) -> None:
+        """Take back the promise of further attempts."""
+        for name in _COUNTED:
+            if name in self._reserved:
+                self._reserved[name] -= times * getattr(once, name)
 
     def settle(self, need: Need, spent: Usage) -> None:
         """Replace a promise by what was spent."""
@@ -226,12 +280,15 @@ class Ledger:
             self._reserved[name] += need.worst[name]
         self._in_flight += 1
 
-    def _start_or_refuse(self, need: Need) -> None:
-        """With nothing in flight: start a call that may overshoot by its own output, or end the search."""
+    def _start_or_refuse(self, need: Need) -> Need:
+        """With nothing in flight: start what fits of a call and may overshoot by the output of one sample,
+        or end the search."""
         for name, limit in self._soft.items():
             if self._spent(name) + need.least(name) > limit:
                 raise BudgetExhausted(name, self._limits[name])
-        self._promise(need)
+        fitting = need.within({name: limit - self._spent(name) for name, limit in self._soft.items()})
+        self._promise(fitting)
+        return fitting
 
     def _admit_waiting(self) -> None:
         while self._waiting:
@@ -243,8 +300,8 @@ class Ledger:
                     if self._in_flight:
                         self._promise(need)
                     else:
-                        self._start_or_refuse(need)
-                    turn.set_result(None)
+                        need = self._start_or_refuse(need)
+                    turn.set_result(need)
                 except BudgetExhausted as end:
                     turn.set_exception(end)
             self._waiting.popleft()

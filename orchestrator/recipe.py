@@ -16,6 +16,7 @@ line, the key, the value, what is allowed and the nearest spelling. Values can b
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,7 @@ class Recipe(BaseModel):
         """The recipe ready to run."""
         from .solve import build
 
-        return build(**self.options())
+        return replace(build(**self.options()), seed=self.seed)
 
     def options(self) -> dict[str, Any]:
         """Arguments for `solve.build`."""

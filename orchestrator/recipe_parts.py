@@ -6,6 +6,7 @@ The class is the only list of what may be written: a new field of a strategy is 
 import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -109,17 +110,32 @@ def _expectation(error: ValidationError) -> str:
 
 
 def check_strategy(name: str, params: Mapping[str, Any]) -> Checked:
-    """A strategy and its parameters; policy and reward are parts of the recipe, not parameters."""
+    """A strategy and its parameters; policy and reward are parts of the recipe, not parameters. `outcome`,
+    a second reward, is one, by name."""
     from ..strategies import strategy
+    from ..strategies.base import Reward
 
-    return _part(strategy, name, params, given=("policy", "reward"))
+    checked = _part(strategy, name, params, given=("policy", "reward"), converted=("outcome",))
+    outcome = checked.params.get("outcome")
+    if outcome is None or isinstance(outcome, Reward):
+        return checked
+    spec = {"kind": outcome} if isinstance(outcome, str) else outcome
+    if not isinstance(spec, Mapping) or "kind" not in spec:
+        wrong = Fault(("outcome",), f"must be a reward's name or {{kind: name, …}}, got {outcome!r}.")
+        return Checked(checked.params, (*checked.faults, wrong))
+    spec = dict(spec)
+    kind = spec.pop("kind")
+    below = check_reward(kind, spec)
+    faults = (Fault(("outcome", *fault.path), fault.message) for fault in below.faults)
+    return Checked(checked.params | {"outcome": {"kind": kind, **below.params}}, (*checked.faults, *faults))
 
 
 def check_reward(name: str, params: Mapping[str, Any]) -> Checked:
     """A reward and its parameters. `model` is the engine that plays the role "reward"."""
     from ..strategies.rewards import reward_class
 
-    own = {key: value for key, value in params.items() if key != "model"}
+    # A reward without a model of its own refuses one.
+    own = {key: value for key, value in params.items() if key != "model" or not _asks_a_model(name)}
     checked = _part(reward_class, name, own, given=("policy", "model"))
     return Checked({**params, **checked.params}, checked.faults)
 
@@ -129,16 +145,16 @@ def check_policy(name: str, params: Mapping[str, Any]) -> Checked:
     from ..serving.flow import Sampling
     from ..strategies.policy import POLICIES, StepPolicy, policy
 
-    if name not in POLICIES:
+    if not isinstance(name, str) or name not in POLICIES:
         return Checked(dict(params), (Fault(("name",), str(UnknownName("policy", name, POLICIES))),))
     # These have forms of their own, which `policy` reads.
     checked = check_fields(StepPolicy, params, what="a policy", converted=("sampling", "examples", "stop"))
     faults = list(checked.faults)
     sampling = checked.params.get("sampling", {})
-    if isinstance(sampling, dict):
+    if isinstance(sampling, Mapping):
         below = check_fields(Sampling, sampling, what="sampling", given=("stop",))
         faults += [Fault(("sampling", *fault.path), fault.message) for fault in below.faults]
-    else:
+    elif not isinstance(sampling, Sampling):
         faults.append(
             Fault(("sampling",), f"must be a mapping such as {{temperature: 0.7}}, got {sampling!r}.")
         )
@@ -173,14 +189,46 @@ def check_budget(params: Mapping[str, Any]) -> Checked:
     return checked
 
 
+def _asks_a_model(name: str) -> bool:
+    from ..strategies.rewards import reward_class
+
+    with suppress(UnknownName):
+        kind = reward_class(name)
+        return not is_dataclass(kind) or any(f.name == "model" for f in fields(kind))
+    return True
+
+
 def _part(
-    look_up: Callable[[str], type], name: str, params: Mapping[str, Any], given: Iterable[str] = ()
+    look_up: Callable[[str], type],
+    name: str,
+    params: Mapping[str, Any],
+    given: Iterable[str] = (),
+    converted: Iterable[str] = (),
 ) -> Checked:
     try:
         kind = look_up(name)
     except UnknownName as error:
         return Checked(dict(params), (Fault(("name",), str(error)),))
-    return check_fields(kind, params, what=name, given=given)
+    checked = check_fields(kind, params, what=name, given=given, converted=converted)
+    if checked.faults or not is_dataclass(kind):
+        return checked
+    parts = {f.name: _stand_in(f.name) for f in fields(kind) if f.init and f.name in ("policy", "reward")}
+    faults = (_placed(fault, checked.params) for fault in _refusals(kind, parts | checked.params))
+    return Checked(checked.params, tuple(faults))
+
+
+def _stand_in(part: str) -> Any:
+    """A policy or reward for a constructor that only looks at its other arguments."""
+    from ..strategies.base import Policy
+    from ..strategies.rewards.agreement import Agreement
+
+    return Policy() if part == "policy" else Agreement(policy=Policy())
+
+
+def _placed(fault: Fault, params: Mapping[str, Any]) -> Fault:
+    """The fault at the one parameter it speaks of, if it is one."""
+    named = [key for key in params if re.search(rf"\b{re.escape(key)}\b", fault.message)]
+    return Fault((named[0],), fault.message) if len(named) == 1 else fault
 
 
 def _refusals(kind: Callable[..., Any], params: Mapping[str, Any]) -> Iterator[Fault]:

@@ -41,18 +41,13 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the run was started with."""
-        found: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-        return found
+        """What the run was started with. Raises UsageError where the file is damaged."""
+        return self._read("run.json")
 
     @property
     def result(self) -> dict[str, Any] | None:
         """What came of it; None while it is unfinished."""
-        file = self.folder / "result.json"
-        if not file.exists():
-            return None
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return found
+        return self._read("result.json") if (self.folder / "result.json").exists() else None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -79,18 +74,30 @@ class Run:
         """Write the result."""
         _write(self.folder / "result.json", asdict(result))
 
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            found = json.loads((self.folder / name).read_bytes())
+        except (OSError, ValueError) as error:
+            raise UsageError(f"Run {self.id} is damaged: {self.folder / name}: {error}.") from None
+        if not isinstance(found, dict):
+            raise UsageError(f"Run {self.id} is damaged: {self.folder / name} holds no JSON object.")
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Runs:
     """All runs under one folder."""
 
-    folder: Path
+    folder: Path  # or its name, as text
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
 
     def create(self, settings: Mapping[str, Any]) -> Run:
         """A new run; `settings` must be JSON."""
         seconds, ns = divmod(time.time_ns(), 10**9)
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(seconds))
-        name = f"{stamp}-{ns // 1000:05x}{secrets.token_hex(1)}"  # names sort by time
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(seconds))
+        name = f"{stamp}-{ns // 1000:05x}{secrets.token_hex(1)}"  # names sort by time: UTC
         run = Run(self.folder / name)
         try:
             run.folder.mkdir(parents=True)

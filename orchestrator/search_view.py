@@ -6,10 +6,11 @@ An observer that only remembers; `live.py` draws it while a run goes on, `trace 
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path as File
 from typing import TYPE_CHECKING, Any
 
 from ..serving.flow import Failure, Usage
-from .trace import Called, Event, Exhausted, Noted, Path, RunEnded, RunStarted
+from .trace import Called, Event, Exhausted, Noted, Path, RunEnded, RunStarted, no_event, numbered
 
 if TYPE_CHECKING:
     import networkx
@@ -24,6 +25,7 @@ class Seen:
     text: str  # of its last step
     depth: int
     terminal: bool
+    number: int  # in order of appearance
     score: float | None = None
     pruned: bool = False
     children: "list[Seen]" = field(default_factory=list)
@@ -51,6 +53,8 @@ class SearchView:
         self.failures = 0
         self.t = 0.0
         self._flows: dict[Path, dict[int, Seen]] = {}
+        self._top: Seen | None = None  # best by score
+        self._chosen: Seen | None = None
 
     def __call__(self, event: Event) -> None:
         """Take an event in."""
@@ -68,6 +72,8 @@ class SearchView:
         elif isinstance(event, RunEnded):
             self.ended = event
             self.usage = event.usage
+            if path := event.diagnostics.get("path"):
+                self._chosen = self._flows.get((), {}).get(path[-1])
 
     @property
     def finished(self) -> list[Seen]:
@@ -77,13 +83,7 @@ class SearchView:
     @property
     def best(self) -> Seen | None:
         """The chosen solution once the run has ended; until then the best so far, finished ones first."""
-        if self.ended is not None:
-            chosen = self.ended.diagnostics.get("path") or ()
-            known = self._flows.get((), {})
-            if chosen and chosen[-1] in known:
-                return known[chosen[-1]]
-        scored = [node for node in self.nodes if node.score is not None]
-        return max(scored, key=lambda node: (node.terminal, node.score or 0.0, node.depth), default=None)
+        return self._chosen or self._top
 
     # ------------------------------------------------------------ notes
 
@@ -96,12 +96,20 @@ class SearchView:
             for name, score in data.get("scores", {}).items():
                 node = self._find(flow, int(name))
                 if node is not None:
-                    node.score = score
+                    self._score(node, score)
         elif event.note == "prune":
             self._prune(flow, data.get("nodes", ()))
         elif event.note == "resample":
             kept = {data["nodes"][ancestor] for ancestor in data["ancestors"]}
             self._prune(flow, set(data["nodes"]) - kept)
+
+    def _score(self, node: Seen, score: float | None) -> None:
+        """Keeps the best up to date; looks at all nodes only if the best one has become worse."""
+        before, node.score = _rank(node), None if score is None else float(score)
+        if node is self._top and (node.score is None or _rank(node) < before):
+            self._top = max((n for n in self.nodes if n.score is not None), key=_rank, default=None)
+        elif node.score is not None and (self._top is None or _rank(node) > _rank(self._top)):
+            self._top = node
 
     def _prune(self, flow: Path, names: Iterable[int]) -> None:
         for name in names:
@@ -111,12 +119,12 @@ class SearchView:
 
     def _insert(self, flow: Path, row: Mapping[str, Any]) -> None:
         parent = None if row.get("parent") is None else self._find(flow, row["parent"])
-        node = Seen(
-            row["id"], parent, str(row["text"]), row["depth"], bool(row["terminal"]), row.get("score")
-        )
+        depth, number = int(row["depth"]), len(self.nodes)
+        node = Seen(row["id"], parent, str(row["text"]), depth, bool(row["terminal"]), number)
         self._flows.setdefault(flow, {})[node.id] = node
         (self.roots if parent is None else parent.children).append(node)
         self.nodes.append(node)
+        self._score(node, row.get("score"))
 
     def _find(self, flow: Path, name: int) -> Seen | None:
         """A node by its number: of this flow, else of those that forked it, else of any other branch.
@@ -128,18 +136,22 @@ class SearchView:
         return next((known[name] for known in self._flows.values() if name in known), None)
 
 
+def _rank(node: Seen) -> tuple[bool, float, int, int]:
+    """Finished ones first, then by score, depth, and who came first."""
+    return node.terminal, node.score or 0.0, node.depth, -node.number
+
+
 def to_networkx(view: SearchView) -> "networkx.DiGraph[int]":
     """The tree as a directed graph with edges parent → child; nodes are numbered as they appeared."""
     import networkx
 
     graph: networkx.DiGraph[int] = networkx.DiGraph()
-    numbers = {node: number for number, node in enumerate(view.nodes)}
     best = set(view.best.path()) if view.best else set()
-    for node, number in numbers.items():
+    for node in view.nodes:
         facts = {"text": node.text, "depth": node.depth, "terminal": node.terminal, "pruned": node.pruned}
-        graph.add_node(number, **facts, score=node.score, best=node in best)
+        graph.add_node(node.number, **facts, score=node.score, best=node in best)
         if node.parent is not None:
-            graph.add_edge(numbers[node.parent], number)
+            graph.add_edge(node.parent.number, node.number)
     return graph
 
 
@@ -153,6 +165,18 @@ def replay(rows: Iterable[Mapping[str, Any]]) -> SearchView:
     return view
 
 
+def load(file: File) -> SearchView:
+    """The view a trace file leads to. Raises UsageError with file and line for what is no event."""
+    view = SearchView()
+    for number, row in numbered(file):
+        try:
+            if (event := _event(row)) is not None:
+                view(event)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            raise no_event(file, number) from None
+    return view
+
+
 _KINDS = {kind.kind: kind for kind in (RunStarted, Called, Noted, Exhausted, RunEnded)}
 
 
@@ -162,15 +186,32 @@ def _event(row: Mapping[str, Any]) -> Event | None:
         return None  # of a later version
     values = {f.name: row[f.name] for f in fields(kind) if f.name in row}
     values["path"] = tuple(row["path"])
+    for key, form in _FORMS.items():
+        if key in values and not isinstance(values[key], form):
+            raise TypeError(key)
     if "usage" in values:
-        values["usage"] = Usage(**{key: n for key, n in values["usage"].items() if key != "_"})
+        spent = {key: n for key, n in values["usage"].items() if key != "_"}
+        sum(spent.values())  # are they numbers?
+        values["usage"] = Usage(**spent)
     if kind is Called and isinstance(reply := values["reply"], dict) and reply.keys() == {"kind", "message"}:
         values["reply"] = Failure(**reply)
     event: Event = kind(**values)
     return event
 
 
+_FORMS: Mapping[str, type | tuple[type, ...]] = {  # of what is shown
+    **dict.fromkeys(("run", "question", "note", "reason"), str),
+    **dict.fromkeys(("data", "usage", "diagnostics", "settings"), dict),
+    **dict.fromkeys(("t", "seconds"), (int, float)),
+}
+
+
 def clean(text: str) -> str:
     """Model text on one line: no line breaks, no control or formatting characters."""
     kept = (c if unicodedata.category(c)[0] != "C" else " " for c in text)
     return " ".join("".join(kept).split())
+
+
+def printable(text: str) -> str:
+    """Model text as it is, line breaks and indentation included, without other control characters."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else " " for c in text)

@@ -5,8 +5,8 @@ are the driver's; what is here raises whatever the service raises.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -66,13 +66,15 @@ class Services:
 
 
 class Switchboard:
-    """Passes requests to the services of one run, to each engine only as many at once as it can take."""
+    """Passes requests to the services of one run, to each engine only as many at once as it can take,
+    whatever the number of runs, and as the run may send."""
 
     def __init__(self, services: Services, *, seed: int, concurrency: int | None) -> None:
         self._services = services
         self._seed = seed
         self._concurrency = concurrency
-        self._gates: dict[int, asyncio.Semaphore] = {}
+        self._gates: dict[int, asyncio.Semaphore] = {}  # the run's own, by engine
+        self.waiting: set[Path] = set()  # requests that no engine has been sent yet
 
     def serve(self, request: Any, path: Path) -> Coroutine[Any, Any, Served[Any]]:
         """The reply to a request and what it consumed. Without a seed of its own a request gets one that
@@ -82,14 +84,14 @@ class Switchboard:
     async def _generate(self, request: Generate, path: Path) -> Served[Any]:
         seed = request.seed if request.seed is not None else derive(self._seed, *path)
         engine = self._services.engine(request.model)
-        if (gate := self._gate(engine)) is None:
+        if self._concurrency is None and engine.max_concurrency is None:
             return await engine.generate(request, seed=seed)
-        async with gate:
+        async with self._turn(engine, path):
             return await engine.generate(request, seed=seed)
 
     async def _model(self, request: LogProb | Hidden | Rate, path: Path) -> Served[Any]:
         engine = self._services.engine(request.model)
-        async with self._gate(engine) or nullcontext():
+        async with self._turn(engine, path):
             if isinstance(request, LogProb):
                 return await engine.logprob(request)
             if isinstance(request, Hidden):
@@ -116,15 +118,15 @@ class Switchboard:
             raise EngineError("This run has nobody to ask. Give it human=….")
         return Served(await self._services.human(request.question, request.choices), Usage())
 
-    def _gate(self, engine: Engine) -> asyncio.Semaphore | None:
-        """The concurrency limit of an engine, the tighter of its own and the run's; None without any."""
-        if engine.max_concurrency is None and self._concurrency is None:
-            return None
-        key = id(engine)
-        if key not in self._gates:
-            limits = [n for n in (engine.max_concurrency, self._concurrency) if n is not None]
-            self._gates[key] = asyncio.Semaphore(min(limits))
-        return self._gates[key]
+    @asynccontextmanager
+    async def _turn(self, engine: Engine, path: Path) -> AsyncIterator[None]:
+        """Wait until the run may send one more request to the engine, then until the engine can take it."""
+        if self._concurrency is not None and id(engine) not in self._gates:
+            self._gates[id(engine)] = asyncio.Semaphore(self._concurrency)
+        self.waiting.add(path)
+        async with self._gates.get(id(engine)) or nullcontext(), engine.gate() or nullcontext():
+            self.waiting.discard(path)
+            yield
 
 
 _SERVICES: dict[type, Callable[[Switchboard, Any, Path], Coroutine[Any, Any, Served[Any]]]] = {

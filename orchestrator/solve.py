@@ -4,10 +4,13 @@ build(strategy="particle_filter", model="embedded", reward="self_eval") ─► P
 Pipeline.asolve(task)  ─► Driver.run(strategy.solve(task)) ─► Result, with journal and trace if stored
 """
 
-from collections.abc import Iterable, Mapping
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from inspect import Parameter, signature
+from typing import TYPE_CHECKING, Any
 
 from ..serving import ENGINES, engine
 from ..serving.base import Engine
@@ -21,6 +24,9 @@ from .runs import Run, Runs
 from .services import Services
 from .trace import JsonLines, Observer, RunEnded, RunStarted
 
+if TYPE_CHECKING:
+    from .recipe_parts import Checked
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -31,12 +37,12 @@ class Pipeline:
     budget: Budget = field(default_factory=Budget)
     concurrency: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)  # what it was built from, as JSON
+    seed: int = 0  # of a search that is given none
 
     def __post_init__(self) -> None:
-        if self.concurrency is not None and self.concurrency < 1:
-            raise UsageError(
-                f"concurrency must be at least 1, got {self.concurrency}. Leave it out for no limit."
-            )
+        at_once = self.concurrency
+        if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
+            raise UsageError(f"concurrency must be at least 1, got {at_once!r}. Leave it out for no limit.")
         for role, needed in requirements(self.strategy).items():
             served = self.services.engine(role)
             if missing := needed - served.capabilities:
@@ -50,13 +56,22 @@ class Pipeline:
         self,
         task: Task | str,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         observers: Iterable[Observer] = (),
         store: Runs | None = None,
         run: Run | None = None,
     ) -> Result:
-        """Solve a task. With a `store` the run is journaled and traced there; with `run` that one goes on."""
+        """Solve a task. With a `store` the run is journaled and traced there; with `run` that one goes on.
+
+        A task that names no tools may use all that the pipeline has."""
         task = Task(task) if isinstance(task, str) else task
+        if not isinstance(task, Task):
+            raise UsageError(f"What is to be solved is a text or a Task, got {task!r:.200}.")
+        if not task.question.strip():
+            raise UsageError('The question is empty. Write e.g. "7 x 8 =".')
+        if not task.tools:
+            task = replace(task, tools=tuple(self.services.tools))
+        seed = self.seed if seed is None else seed
         if run is None and store is not None:
             run = store.create({**self.settings, "task": task, "seed": seed})
         with ExitStack() as files:
@@ -107,7 +122,7 @@ def build(
     strategy: str | Strategy = "best_of_n",
     model: str | Engine | Mapping[str, Any] = "embedded",
     models: Mapping[str, str | Engine | Mapping[str, Any]] | None = None,
-    policy: str | Policy | Mapping[str, Any] = "cot",
+    policy: str | Policy | Mapping[str, Any] | None = None,
     reward: str | Reward | Mapping[str, Any] | None = None,
     tools: Iterable[str] = (),
     budget: str | Budget | Mapping[str, Any] | None = None,
@@ -116,41 +131,132 @@ def build(
 ) -> Pipeline:
     """A pipeline from names or objects; `params` are the strategy's own parameters.
 
-    `models` gives further roles their engines ("reward", "judge"). Raises UsageError for anything that
-    does not exist or does not fit, MissingCapability if an engine cannot do what is asked of it.
+    `models` gives further roles their engines: "reward" for a model that scores, "critic" for one that
+    gives feedback; `model` plays those that have none. A reward's own `model`, as in
+    `{"kind": "judge", "model": "embedded"}`, is short for that. The policy is "cot", the reward "self_eval"
+    where none is given. Raises UsageError for anything that does not exist or does not fit,
+    MissingCapability if an engine cannot do what is asked of it.
     """
-    from ..strategies import rewards
-    from ..strategies.policy import policy as named_policy
     from ..tools import toolbox
 
-    words: dict[str, Any] = {"strategy": strategy, "model": model, "models": models, "policy": policy}
-    words |= {"reward": reward, "tools": list(tools), "budget": budget, "concurrency": concurrency}
-    words["params"] = params
+    if models is not None and not isinstance(models, Mapping):
+        raise UsageError(f"models is a mapping of roles to engines, got {models!r:.200}.")
+    if isinstance(tools, str) or not isinstance(tools, Iterable):
+        raise UsageError(f"tools is a list of names such as ['calculator'], got {tools!r:.200}.")
+    tools, roles = list(tools), dict(models or {})
     if isinstance(strategy, str):
-        drawn_by = policy if isinstance(policy, Policy) else named_policy(policy)
-        kind = strategy_class(strategy)
-        known = {f.name for f in fields(kind)}
-        parts: dict[str, Any] = {"policy": drawn_by}
-        if "reward" in known:
-            named = reward if reward is not None else "self_eval"
-            parts["reward"] = named if isinstance(named, Reward) else rewards.reward(named, policy=drawn_by)
-        elif reward is not None:
-            raise UsageError(f"The strategy {strategy!r} uses no reward. Leave reward out.")
-        for key in params:
-            if key not in known - {"policy", "reward"}:
-                raise UnknownName(f"parameter of {strategy}", key, known - {"policy", "reward"})
-        made: Strategy = kind(**parts, **params)
-    elif params:
-        raise UsageError(f"{', '.join(params)}: parameters go into the strategy object, since one was given.")
+        policy = "cot" if policy is None else policy
+        made = _strategy(strategy, policy, reward, params, roles)
     elif not hasattr(strategy, "solve"):
+        if params:
+            raise UsageError(_INTO_THE_OBJECT.format(", ".join(params)))
         raise UsageError(
             f"A strategy is a name or an object with solve(task, seed=…), got {strategy!r:.200}."
         )
     else:
+        given = {**params, "policy": policy, "reward": reward}
+        if beside := [key for key, value in given.items() if value is not None]:
+            raise UsageError(_INTO_THE_OBJECT.format(", ".join(beside)))
         made = strategy
-    roles = {"policy": model, **(models or {})}
-    services = Services({role: _engine(spec) for role, spec in roles.items()}, tools=toolbox(tools))
+    asked = {"policy", *requirements(made)}
+    for role in roles:
+        if role not in asked:
+            raise UnknownName("role of a model", role, asked)
+    words: dict[str, Any] = {"strategy": strategy, "model": model, "models": models, "policy": policy}
+    words |= {"reward": reward, "tools": tools, "budget": budget, "concurrency": concurrency}
+    words["params"] = params
+    engines = {role: _engine(spec) for role, spec in {"policy": model, **roles}.items()}
+    services = Services(engines, tools=toolbox(tools))
     return Pipeline(made, services, _budget(budget), concurrency, _settings(words))
+
+
+_INTO_THE_OBJECT = "{}: parameters go into the strategy object, since one was given."
+
+
+def _strategy(
+    name: str,
+    policy: str | Policy | Mapping[str, Any],
+    reward: str | Reward | Mapping[str, Any] | None,
+    params: Mapping[str, Any],
+    roles: dict[str, Any],
+) -> Strategy:
+    """The strategy of that name with its parts. What they say of engines is added to `roles`."""
+    from .recipe_parts import check_strategy
+
+    kind = strategy_class(name)
+    known = {f.name for f in fields(kind)}
+    own = known - {"policy", "reward"}
+    for key in params:
+        if key not in own:
+            raise UnknownName(f"parameter of {name}", key, own | _OPTIONS)
+    checked = _sound("", check_strategy(name, params))
+    parts: dict[str, Any] = {"policy": _policy(policy)}
+    if "reward" in known:
+        parts["reward"] = _reward("reward", "self_eval" if reward is None else reward, parts["policy"], roles)
+    elif reward is not None:
+        raise UsageError(f"The strategy {name!r} uses no reward. Leave reward out.")
+    if (outcome := checked.get("outcome")) is not None:
+        parts["outcome"] = _reward("outcome", outcome, parts["policy"], roles)
+    made: Strategy = kind(**{**checked, **parts})
+    return made
+
+
+def _policy(spec: str | Policy | Mapping[str, Any]) -> Policy:
+    from ..strategies.policy import policy
+    from .recipe_parts import check_policy
+
+    if isinstance(spec, Policy):
+        return spec
+    if isinstance(spec, str):
+        return policy(spec)
+    if not isinstance(spec, Mapping):
+        raise UsageError(f"A policy is a name, a mapping or a Policy, got {spec!r:.200}.")
+    params = dict(spec)
+    name = params.pop("preset", "cot")
+    return policy({"preset": name, **_sound("policy", check_policy(name, params))})
+
+
+def _reward(
+    part: str, spec: str | Reward | Mapping[str, Any], policy: Policy, roles: dict[str, Any]
+) -> Reward:
+    """The reward, or the outcome reward. Its `model`, unless it is the name of a role, is the engine of a
+    role named like the part."""
+    from ..strategies.rewards import reward
+    from .recipe_parts import check_reward
+
+    if isinstance(spec, Reward):
+        return spec
+    if isinstance(spec, str):
+        spec = {"kind": spec}
+    if not isinstance(spec, Mapping):
+        raise UsageError(f"{part} is a name, a mapping or an object with score(states), got {spec!r:.200}.")
+    if "kind" not in spec:
+        raise UsageError(f"A reward is a name or {{kind: name, …}}; 'kind' is missing in {dict(spec)!r}.")
+    params = {key: value for key, value in spec.items() if key != "kind"}
+    checked = _sound(part, check_reward(spec["kind"], params))
+    model = checked.get("model")
+    if model is not None and not (isinstance(model, str) and model in {"policy", "reward", *roles}):
+        if part in roles:
+            raise UsageError(f"The engine of {part!r} is given twice: in models, and as model of the {part}.")
+        roles[part] = model
+        checked["model"] = part
+    return reward({"kind": spec["kind"], **checked}, policy=policy)
+
+
+def _sound(part: str, checked: "Checked") -> dict[str, Any]:
+    """The parameters, if nothing is wrong with them."""
+    if checked.faults:
+        paths = [[part, *(str(key) for key in fault.path if key != "name")] for fault in checked.faults]
+        told = zip(paths, checked.faults, strict=True)
+        raise UsageError(
+            "\n".join(f"{'.'.join(filter(None, path))}: {fault.message}" for path, fault in told)
+        )
+    return checked.params
+
+
+_OPTIONS = {
+    name for name, option in signature(build).parameters.items() if option.kind is Parameter.KEYWORD_ONLY
+}
 
 
 async def asolve(
@@ -173,29 +279,45 @@ def solve(question: str | Task, **options: Any) -> Result:
     return wait_for(asolve(question, **options))
 
 
-_engines: dict[str, Engine] = {}
+_engines: dict[tuple[int, str], Engine] = {}
 
 
 def _engine(spec: str | Engine | Mapping[str, Any]) -> Engine:
-    """The engine of a spec; one for each spec in a process, since loading a model takes time."""
+    """The engine of a spec. Those that load a model are kept, one for each spec in a process; the others
+    are cheap, and may be used up."""
     if isinstance(spec, Engine):
         return spec
-    key = repr(spec)
-    if key not in _engines:
-        _engines[key] = engine(spec)
-    return _engines[key]
+    if not isinstance(spec, (str, Mapping)):
+        raise UsageError(f"A model is a name, a mapping with its engine or an Engine, got {spec!r:.200}.")
+    name = spec.partition(":")[0] if isinstance(spec, str) else spec.get("engine")
+    key = os.getpid(), repr(spec)
+    if key in _engines:
+        return _engines[key]
+    try:
+        made = engine(spec)
+    except (TypeError, ValueError) as error:  # of its constructor
+        raise UsageError(f"The engine {name!r} cannot be made: {error}.") from None
+    if name == "embedded":
+        _engines[key] = made
+    return made
 
 
 def _budget(words: str | Budget | Mapping[str, Any] | None) -> Budget:
+    from .recipe_parts import check_budget
+
     if words is None or isinstance(words, Budget):
         return words or Budget()
     if isinstance(words, str):
         return Budget.parse(words)
+    if not isinstance(words, Mapping):
+        raise UsageError(
+            f"A budget is a text such as '8k tokens, 60 s', a mapping or a Budget, got {words!r:.200}."
+        )
     known = [f.name for f in fields(Budget)]
     for key in words:
         if key not in known:
             raise UnknownName("budget", key, known)
-    return Budget(**words)
+    return Budget(**_sound("budget", check_budget(words)))
 
 
 def _settings(words: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,5 +328,19 @@ def _settings(words: Mapping[str, Any]) -> dict[str, Any]:
 def _named(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _named(part) for key, part in value.items()}
-    plain = value is None or isinstance(value, (str, int, float, list, tuple, Budget))
-    return value if plain else f"<{type(value).__name__}>"
+    if isinstance(value, (list, tuple)):
+        return [_named(part) for part in value]
+    plain = value is None or isinstance(value, (str, int, float, Budget))
+    return value if plain else f"<{type(value).__name__} object>"
+
+
+def objects(settings: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Where settings hold what was an object, which cannot be made again, and of which type."""
+    if isinstance(settings, Mapping):
+        for key, part in settings.items():
+            yield from objects(part, f"{path}.{key}" if path else str(key))
+    elif isinstance(settings, (list, tuple)):
+        for i, part in enumerate(settings):
+            yield from objects(part, f"{path}.{i}")
+    elif isinstance(settings, str) and re.fullmatch(r"<\w+ object>", settings):
+        yield path, settings

@@ -8,7 +8,7 @@ Observers are functions of an event, and must not change it. The screen (`live.p
 only render. Events are made for every request: plain dataclasses take a third of the time of frozen ones.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path as File
@@ -137,7 +137,11 @@ def read(file: File) -> list[dict[str, Any]]:
 
     Raises UsageError where the file is no trace, or there is none.
     """
-    events = []
+    return [event for _, event in numbered(file)]
+
+
+def numbered(file: File) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `read`, each event with the number of its line."""
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError as error:
@@ -147,15 +151,18 @@ def read(file: File) -> list[dict[str, Any]]:
             continue
         try:
             event = orjson.loads(line)
-            event["event"], event["path"]
+            if not isinstance(event["event"], str) or not isinstance(event["path"], list):
+                raise TypeError
         except (ValueError, TypeError, KeyError):
             if number == len(lines):
                 break
-            raise UsageError(
-                f"{file}:{number} is not a trace event. Give a trace.jsonl that a run wrote."
-            ) from None
-        events.append(event)
-    return events
+            raise no_event(file, number) from None
+        yield number, event
+
+
+def no_event(file: File, number: int) -> UsageError:
+    """What to say of a line that is none."""
+    return UsageError(f"{file}:{number} is not a trace event. Give a trace.jsonl that a run wrote.")
 
 
 def canonical(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

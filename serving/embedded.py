@@ -85,26 +85,34 @@ class Embedded(Engine):
 
     # ------------------------------------------------------------ what an engine does
 
+    async def ready(self) -> None:
+        """Load the model."""
+        await self._loaded()
+
     async def generate(self, request: Generate, *, seed: int) -> Served[tuple[Completion, ...]]:
         """`request.n` samples; more than there is room for at once are drawn in several rounds."""
-        server = await self._ready()
+        server = await self._loaded()
         if request.n < 1 or request.sampling.max_tokens < 1:
             raise EngineError("n and max_tokens must be at least 1.")
         prompt = self._fitting(request.prompt, 1)
         length = min(request.sampling.max_tokens, self.context - len(prompt))
         width = min(self.slots, (self._room.tokens - len(prompt)) // length)
         samples: list[Sample] = []
-        n_cached = n_rounds = 0
+        n_again = n_cached = n_rounds = 0
         while len(samples) < request.n:
             n = min(width, request.n - len(samples))
             body = _completion_body(prompt, request.sampling, length, derive(seed, n_rounds))
             drawn = await self._complete(server, body, n, len(prompt) + n * length)
             samples += drawn
-            n_cached += max(sample.n_cached for sample in drawn)
+            n_found = max(sample.n_cached for sample in drawn)
+            if n_rounds == 0:
+                n_cached = n_found
+            else:  # of a prompt that is sent once only what is read anew counts again
+                n_again += len(prompt) - n_found
             n_rounds += 1
         completions = [await self._completion(server, prompt, s, request.logprobs) for s in samples]
         usage = Usage(
-            input_tokens=n_rounds * len(prompt),
+            input_tokens=len(prompt) + n_again,
             cached_tokens=n_cached,
             output_tokens=sum(sample.n_tokens for sample in samples),
             calls=1,
@@ -113,7 +121,7 @@ class Embedded(Engine):
 
     async def logprob(self, request: LogProb) -> Served[LogLikelihood]:
         """Exact up to the quantised kernels: the model is made to write the continuation."""
-        server = await self._ready()
+        server = await self._loaded()
         prompt = self._fitting(request.prompt, 1)
         ids = request.continuation_ids or self._continuation(request.prompt, request.continuation)
         if not ids:
@@ -125,7 +133,7 @@ class Embedded(Engine):
 
     async def hidden(self, request: Hidden) -> Served[tuple[float, ...]]:
         """Last-layer state after the final norm; loads the weights once more, at its first call."""
-        await self._ready()  # it has the tokeniser
+        await self._loaded()  # it has the tokeniser
         prompt = self._fitting(request.prompt, 0)
         server = await asyncio.to_thread(self._state)
         async with self._room.hold(self.slots if self.deterministic else 1, 0):
@@ -142,7 +150,7 @@ class Embedded(Engine):
 
     # ------------------------------------------------------------ the servers
 
-    async def _ready(self) -> LlamaServer:
+    async def _loaded(self) -> LlamaServer:
         if self._text_server is not None:
             return self._text_server
         return await asyncio.to_thread(self._text)

@@ -18,7 +18,6 @@ from .base import Policy, Result, Reward, Task
 from .beam import Beam
 from .search import Search
 
-
 _APART = 10**6  # between the first node numbers of two subtrees
 
 

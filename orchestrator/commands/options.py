@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterable
+from typing import Any
 
 from ...serving.errors import UsageError
 from ...strategies.base import Check, Task
@@ -22,20 +23,25 @@ def recipe_of(chosen: argparse.Namespace) -> Recipe:
 
 
 def parse_checks(texts: Iterable[str]) -> tuple[Check, ...]:
-    """Each `id`, `id=value` or `id={key: value, …}`; a mistake names the option that made it."""
+    """Each `id`, `id=value` (text, as it stands) or `id={key: value, …}` (YAML); a mistake names the option
+    that made it."""
     return tuple(map(_parse_check, texts))
 
 
 def _parse_check(text: str) -> Check:
     name, equals, value = (part.strip() for part in text.partition("="))
-    read = strict_yaml.scalar(value) if equals and name not in _TEXT else value
-    kwargs = read if isinstance(read, dict) else {_TEXT.get(name, "value"): read} if equals else {}
-    check = Check(name, kwargs)
+    kwargs: dict[str, Any] = {_TEXT.get(name, "value"): value} if equals else {}
     try:
+        if value.startswith("{") and name not in _TEXT:
+            kwargs = strict_yaml.scalar(value)
+        check = Check(name, kwargs)
         validate(Task("", checks=(check,)))
     except UsageError as error:
         raise UsageError(f"--check {text}: {error} Write e.g. --check numeric=56.") from None
     return check
 
 
-_TEXT = {"regex": "pattern", "unit_tests": "tests"}  # checks whose argument is text as it stands
+_TEXT = {
+    "regex": "pattern",
+    "unit_tests": "tests",
+}  # the argument's name; never YAML, whatever it begins with

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ...serving.errors import UsageError
 from ...strategies import STRATEGIES
-from .. import trace as trace_file
 from ..live import status_line, tree_lines
-from ..search_view import SearchView, clean, replay, to_networkx
+from ..runs import Run
+from ..search_view import SearchView, clean, load, printable, to_networkx
 from .solve import store
 
 
@@ -51,15 +52,22 @@ def runs(chosen: argparse.Namespace) -> int:
         return 0
     table = _table("run", "strategy", "question", "answer", "state")
     for name in names[-chosen.limit :]:
-        run = kept.open(name)
-        record, result = run.record, run.result
-        state = "unfinished" if result is None else "complete" if result.get("complete") else "incomplete"
-        answer = "" if result is None else str(result.get("answer", ""))
-        question = str((record.get("task") or {}).get("question", ""))
-        cells = (name, str(record.get("strategy", "")), _short(question), _short(answer), state)
-        table.add_row(*map(Text, cells))
+        try:
+            cells = _told(kept.open(name))
+        except UsageError:
+            cells = ("", "", "", "damaged")
+        table.add_row(*map(Text, (name, *cells)))
     show(table)
     return 0
+
+
+def _told(run: Run) -> tuple[str, ...]:
+    record, result = run.record, run.result
+    state = "unfinished" if result is None else "complete" if result.get("complete") else "incomplete"
+    answer = "" if result is None else str(result.get("answer", ""))
+    task = record.get("task")
+    question = str(task.get("question", "")) if isinstance(task, dict) else ""
+    return clean(str(record.get("strategy", ""))), _short(question), _short(answer), state
 
 
 def trace(chosen: argparse.Namespace) -> int:
@@ -90,6 +98,7 @@ def export(chosen: argparse.Namespace) -> int:
         return 0
     for _, facts in graph.nodes(data=True):
         facts["score"] = "" if facts["score"] is None else facts["score"]  # GraphML has no null
+        facts["text"] = printable(facts["text"])  # nor has XML control characters
     print("\n".join(networkx.generate_graphml(graph)))
     return 0
 
@@ -97,7 +106,7 @@ def export(chosen: argparse.Namespace) -> int:
 def _view(name: str) -> SearchView:
     """What the trace of a run shows, by the run's name or its file."""
     file = Path(name)
-    return replay(trace_file.read(file if file.is_file() else store().open(name).trace))
+    return load(file if file.is_file() else store().open(name).trace)
 
 
 def _table(*columns: str) -> Table:

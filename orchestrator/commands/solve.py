@@ -13,8 +13,8 @@ from ..codec import dumps
 from ..ledger import Budget
 from ..live import watch
 from ..runs import Runs
-from ..search_view import clean
-from ..solve import Pipeline, build
+from ..search_view import clean, printable
+from ..solve import Pipeline, build, objects
 from ..trace import Event, Observer, RunStarted
 from .options import parse_checks, recipe_of
 
@@ -25,14 +25,14 @@ def run(chosen: argparse.Namespace) -> int:
     if not question:
         raise UsageError('The question is empty. Write it in quotes: abduce solve "7 x 8 ="')
     recipe = recipe_of(chosen)
-    task = Task(question, tools=recipe.tools, checks=parse_checks(chosen.check))
+    task = Task(question, checks=parse_checks(chosen.check))
     if recipe.reward is not None and recipe.reward.name == "checks" and not task.checks:
         raise UsageError("The reward 'checks' has nothing to check. Add e.g. --check numeric=56.")
     pipeline = recipe.pipeline()
     fetch_models(pipeline)
 
     def search(observers: Iterable[Observer]) -> Result:
-        return pipeline.solve(task, seed=recipe.seed, observers=observers, store=store())
+        return pipeline.solve(task, observers=observers, store=store())
 
     return _watched(search, pipeline.budget, chosen)
 
@@ -42,27 +42,33 @@ def resume(chosen: argparse.Namespace) -> int:
     run = store().open(chosen.run)
     record = run.record
     options = {key: record[key] for key in _OPTIONS if key in record}
-    _written_down(run.id, options)
-    pipeline = build(**options, **record.get("params", {}))
+    params = record.get("params", {})
+    _written_down(run.id, options | {"params": params})
+    try:
+        task, seed = _task(record["task"]), record["seed"]
+    except (KeyError, TypeError):
+        raise UsageError(f"Run {run.id} is damaged: its run.json tells no task. Start it again.") from None
+    pipeline = build(**options, **params)
     fetch_models(pipeline)
-    task = record["task"]
-    checks = tuple(Check(**check) for check in task["checks"])
-    task = Task(**{**task, "checks": checks, **{key: tuple(task[key]) for key in ("choices", "tools")}})
 
     def search(observers: Iterable[Observer]) -> Result:
-        return pipeline.solve(task, seed=record["seed"], observers=observers, run=run)
+        return pipeline.solve(task, seed=seed, observers=observers, run=run)
 
     return _watched(search, pipeline.budget, chosen)
 
 
 def _written_down(name: str, options: Mapping[str, Any]) -> None:
     """Refuse a run whose parts were Python objects: run.json tells only what they were."""
-    for key, value in options.items():
-        if isinstance(value, str) and value.startswith("<"):
-            raise UsageError(
-                f"Run {name} was started from Python with {key}={value}, which is not written down. Go on "
-                f'with it there: pipeline.solve(task, seed=…, run=abduce.Runs(…).open("{name}")).'
-            )
+    for key, value in objects(options):
+        raise UsageError(
+            f"Run {name} was started from Python with {key}={value}, which is not written down. Go on "
+            f'with it there: pipeline.solve(task, seed=…, run=abduce.Runs(…).open("{name}")).'
+        )
+
+
+def _task(row: Mapping[str, Any]) -> Task:
+    checks = tuple(Check(**check) for check in row["checks"])
+    return Task(**{**row, "checks": checks, **{key: tuple(row[key]) for key in ("choices", "tools")}})
 
 
 _OPTIONS = ("strategy", "model", "models", "policy", "reward", "tools", "budget", "concurrency")
@@ -120,9 +126,10 @@ def _report(result: Result, name: str, chosen: argparse.Namespace) -> int:
     elif result.answer is not None:
         print(clean(str(result.answer)))
     elif result.text:
-        print(result.text)
+        print(printable(result.text))
     if not result.complete:
-        print(f"abduce: incomplete: {result.diagnostics.get('stopped', 'ended early')}.", file=sys.stderr)
+        stopped = clean(str(result.diagnostics.get("stopped", "ended early")))
+        print(f"abduce: incomplete: {stopped}.", file=sys.stderr)
     for failure in failures:
         print(f"abduce: some calls failed: {clean(str(failure))}", file=sys.stderr)
     if name and not chosen.json:

@@ -1,13 +1,16 @@
 """Synchronous doors: they work wherever they are called, and what goes wrong comes out."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from abduce.orchestrator.background import wait_for
-from abduce.serving.errors import UsageError
+from abduce.serving.errors import AbduceError, UsageError
 
 
 async def where() -> tuple[str, int]:
@@ -44,12 +47,29 @@ def test_errors_come_out_as_they_are():
         wait_for(broken())
 
 
-def test_work_that_is_cancelled_is_an_interrupt():
+def test_work_that_cancels_itself_is_no_interrupt():
     async def cancelled() -> None:
         raise asyncio.CancelledError
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(AbduceError, match="cancelled from within"):
         wait_for(cancelled())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_has_a_loop_of_its_own():
+    script = (
+        "import asyncio, os\n"
+        "from abduce.orchestrator.background import wait_for\n"
+        "wait_for(asyncio.sleep(0))\n"
+        "child = os.fork()\n"
+        "assert wait_for(asyncio.sleep(0, 56)) == 56\n"
+        "if not child: os._exit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.stdout == "7\n", done.stderr
 
 
 def test_waiting_inside_of_what_is_waited_for_is_an_error_and_no_deadlock():

@@ -141,6 +141,71 @@ def test_the_question_may_come_from_standard_input(capsys, monkeypatch):
     assert (code, out) == (0, "56\n")
 
 
+def test_the_models_text_is_printed_as_text_with_its_lines(capsys):
+    replies = r'model.replies="a\x1b[31m\u202e\n    b\x07"'
+    _, out, _ = solve(capsys, "--set", "policy.answer_kind=boxed", "--set", replies)
+    assert out == "a [31m \n    b \n"
+
+
+@pytest.mark.parametrize("name", ["run.json", "result.json"])
+@pytest.mark.parametrize("text", ['{"run": ', "[1]", "\xff"])
+def test_a_damaged_run_is_listed_as_such_and_hides_no_other(capsys, name, text):
+    runs = Path(os.environ["ABDUCE_HOME"]) / "runs"
+    whole, torn = (json.loads(solve(capsys, "--json")[1])["run"] for _ in range(2))
+    (runs / torn / name).write_text(text, "latin-1")
+    code, out, _ = abduce(capsys, "runs")
+    states = {line.split()[0]: line.split()[-1] for line in out.splitlines()[1:]}
+    assert (code, states) == (0, {whole: "complete", torn: "damaged"})
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"task": {"question": "x"}, "seed": 0}'])
+def test_a_damaged_run_cannot_go_on(capsys, text):
+    run = json.loads(solve(capsys, "--json")[1])["run"]
+    (Path(os.environ["ABDUCE_HOME"]) / "runs" / run / "run.json").write_text(text)
+    code, _, err = abduce(capsys, "resume", "last")
+    assert code == 2
+    assert f"Run {run} is damaged" in err
+
+
+def test_a_run_with_python_objects_anywhere_goes_on_only_in_python(capsys):
+    from abduce.orchestrator.commands.solve import store
+    from abduce.orchestrator.solve import solve as from_python
+    from abduce.serving.scripted import Scripted
+
+    words = {"reward": {"kind": "judge"}, "models": {"reward": Scripted("VERDICT: 7")}}
+    from_python("7 x 8 =", model={"engine": "scripted", "replies": "56"}, store=store(), **words)
+    code, _, err = abduce(capsys, "resume", "last")
+    assert code == 2
+    assert "models.reward=<Scripted object>" in err
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"event":"called","path":[]}',
+        '{"event":["x"],"path":[]}',
+        '{"event":"run_started","path":[],"run":"r","question":5,"seed":0}',
+        '{"event":"noted","path":[0,0],"note":"nodes","t":0,"data":{"nodes":[{"id":[]}]}}',
+        '{"event":"noted","path":[0,0],"note":"resample","t":0,"data":{"nodes":[1],"ancestors":[3]}}',
+        '{"event":"run_ended","path":[],"answer":1,"complete":1,"usage":{},"t":0,"diagnostics":{"path":[[]]}}',
+        '{"event":"run_ended","path":[],"answer":1,"complete":1,"usage":{"calls":"x"},"t":0}',
+    ],
+)
+@pytest.mark.parametrize("verb", ["show", "export"])
+def test_a_malformed_event_is_named_by_file_and_line(capsys, tmp_path, verb, row):
+    (tmp_path / "t.jsonl").write_text('{"event":"later","path":[]}\n' + row + "\n")
+    code, out, err = abduce(capsys, "trace", verb, "t.jsonl")
+    assert (code, out) == (2, "")
+    assert "t.jsonl:2 is not a trace event" in err
+
+
+def test_graphml_is_well_formed_whatever_the_model_says(capsys):
+    solve(capsys, "--set", r'model.replies="\x1b[31m \ufffe The answer is 56"')
+    code, out, _ = abduce(capsys, "trace", "export", "last", "--format", "graphml")
+    assert code == 0
+    assert "The answer is 56" in networkx.parse_graphml(out).nodes["0"]["text"]
+
+
 # ---------------------------------------------------------------- mistakes
 
 
@@ -171,6 +236,7 @@ def test_the_question_may_come_from_standard_input(capsys, monkeypatch):
         ),
         (["solve", "x", "--recipe", "r.yaml", "--check", "numerik=3"], "'numeric'"),
         (["solve", "x", "--recipe", "r.yaml"], "check"),
+        (["solve", "x", "--check", "numeric={value: 3"], "--check numeric={value: 3: "),
         (["eval", "none.jsonl"], "Cannot read none.jsonl"),
         (["eval", "r.yaml"], "r.yaml:1: not JSON"),
         (["eval", "x", "--limit", "0"], "'0' is not a whole number above 0"),
@@ -214,8 +280,12 @@ def test_a_recipe_is_checked(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("text", "check"),
     [
-        ("numeric=56", Check("numeric", {"value": 56})),
-        ("numeric = 5e-1", Check("numeric", {"value": 0.5})),
+        ("numeric=56", Check("numeric", {"value": "56"})),
+        ("numeric = 5e-1", Check("numeric", {"value": "5e-1"})),
+        ("numeric=010", Check("numeric", {"value": "010"})),
+        ("equals=yes", Check("equals", {"value": "yes"})),
+        ("equals=12:30", Check("equals", {"value": "12:30"})),
+        ("choice=no", Check("choice", {"value": "no"})),
         ("numeric={value: 3, tolerance: 1}", Check("numeric", {"value": 3, "tolerance": 1})),
         ("equals=a=b", Check("equals", {"value": "a=b"})),
         ("regex=^[0-9]: [a-z]$", Check("regex", {"pattern": "^[0-9]: [a-z]$"})),

@@ -25,7 +25,7 @@ from abduce.serving.flow import (
     ToolResult,
 )
 
-texts = st.text()
+texts = st.text(st.characters())  # lone surrogates among them
 numbers = st.floats()  # infinities and NaN among them
 log_probs = st.lists(st.floats(max_value=0.0)).map(tuple)
 completions = st.builds(
@@ -95,7 +95,7 @@ def test_what_json_cannot_hold_is_written_down_all_the_same():
     """A model may write such arguments, a tool such text: no reason to end a search."""
     request = CallTool("power", {"base": 10**40, "unit": "\ud800", "powers": [2**64, -(2**70)]})
     assert dumps(request) == dumps(request) != dumps(CallTool("power", {"base": 10**41}))
-    assert again(CallTool, ToolResult("half \ud800 a pair")) == ToolResult("half ? a pair")
+    assert again(CallTool, ToolResult("half \ud800 a pair")) == ToolResult("half \ud800 a pair")
 
 
 def test_objects_are_written_down_without_their_address():

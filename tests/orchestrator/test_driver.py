@@ -11,8 +11,9 @@ from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.ledger import Budget
 from abduce.orchestrator.services import Services
 from abduce.orchestrator.trace import comparable, row
-from abduce.serving.errors import BudgetExhausted, EngineError, TransientError
-from abduce.serving.flow import CallTool, Failure, Flow, Fork, Generate, Note, Prompt, ToolResult
+from abduce.serving.errors import BudgetExhausted, EngineError, TransientError, UsageError
+from abduce.serving.flow import Ask, CallTool, Failure, Flow, Fork, Generate, Note, Prompt, Recall, ToolResult
+from abduce.serving.scripted import Scripted
 
 
 def driver(engine, **options) -> Driver:
@@ -36,6 +37,23 @@ async def test_concurrency_is_limited(limit):
     engine = Echo(delay_s=0.005)
     await driver(engine, concurrency=limit).run(batch(*"abcdefgh"))
     assert engine.peak == limit
+
+
+async def test_the_engines_own_limit_holds_for_all_runs_together():
+    engine = Echo(delay_s=0.005)
+    engine.max_concurrency = 3
+    runs = (driver(engine, concurrency=limit).run(batch(*"abcdefgh")) for limit in (None, 1, 2, 5))
+    await asyncio.gather(*runs)
+    assert engine.peak == 3
+    assert len(engine.started) == 32
+
+
+def test_the_engines_own_limit_holds_in_one_loop_after_another():
+    engine = Echo(delay_s=0.001)
+    engine.max_concurrency = 2
+    for _ in range(3):
+        asyncio.run(driver(engine).run(batch(*"abcd")))
+    assert engine.peak == 2
 
 
 async def test_the_engines_own_limit_holds():
@@ -83,6 +101,81 @@ async def test_transient_faults_are_retried_twice_with_the_same_seed(faults):
         assert reply[0].text == "ok"
     else:
         assert reply == Failure("engine", "connection lost (tried 3 times)")
+
+
+@pytest.mark.parametrize("budget", [None, Budget(tokens=1000)])
+@pytest.mark.parametrize("at", ["count_tokens", "generate"])
+async def test_a_fault_is_a_failure_and_a_mistake_is_the_users(monkeypatch, budget, at):
+    def fails_with(error):
+        def fail(*_, **__):
+            raise error
+
+        engine = Echo(fail if at == "generate" else lambda request, seed: "ok")
+        if at == "count_tokens":
+            monkeypatch.setattr(engine, at, fail)
+        return driver(engine, budget=budget)
+
+    counts = at == "generate" or budget is not None
+    run = fails_with(EngineError("no template"))
+    [reply] = await run.run(batch("a"))
+    assert (reply == Failure("engine", "no template")) == counts
+    assert run.ledger.usage.calls == 1
+    if counts:
+        with pytest.raises(UsageError, match="No weights"):
+            await fails_with(UsageError("No weights")).run(batch("a"))
+
+
+async def test_engines_are_ready_before_the_clock_starts():
+    class Slow(Echo):
+        times = 0
+
+        async def ready(self):
+            self.times += 1
+            await asyncio.sleep(0.2)
+
+    engine = Slow()
+    services = Services({"policy": engine, "judge": engine})
+    [reply] = await Driver(services, budget=Budget(seconds=0.15)).run(batch("a"))
+    assert isinstance(reply, tuple) and engine.times == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "counted"),
+    [(ask("a"), (1, 0)), (CallTool("t"), (0, 1)), (Recall("q"), (0, 0)), (Ask("?"), (0, 0))],
+)
+async def test_a_failed_request_counts_as_what_it_is(request_, counted):
+    class Broken:
+        async def call(self, arguments):
+            raise ValueError
+
+        async def recall(self, query, k):
+            raise ValueError
+
+    async def human(question, choices):
+        raise ValueError
+
+    def flow():
+        return (yield [request_])
+
+    engine = Echo(lambda request, seed: {}["x"])
+    services = Services({"policy": engine}, tools={"t": Broken()}, memory=Broken(), human=human)
+    run = Driver(services)
+    [reply] = await run.run(flow())
+    assert isinstance(reply, Failure)
+    assert (run.ledger.usage.calls, run.ledger.usage.tool_calls) == counted
+
+
+async def test_an_observer_that_fails_is_told_no_more_and_harms_nobody(caplog):
+    told, others = [], []
+
+    def broken(event):
+        told.append(event)
+        raise ZeroDivisionError
+
+    observers = [broken, others.append]
+    assert len(await driver(Echo(), observers=observers).run(batch(*"abc"))) == 3
+    assert (len(told), len(others)) == (1, 3)
+    assert [record.message for record in caplog.records if "observer" in record.message]
 
 
 async def test_no_engine_no_tool_no_memory_are_failures():
@@ -213,6 +306,47 @@ async def test_a_deadline_in_a_batch_keeps_the_replies_that_arrived():
 
     quick, slow = await driver(Stuck(), budget=Budget(seconds=0.1)).run(batch("quick", "slow"))
     assert quick[0].text and slow.kind == "budget"
+
+
+def endless():
+    n = 0
+    try:
+        while True:
+            yield [ask("a")]
+            n += 1
+    except BudgetExhausted as end:
+        return n, end.resource
+
+
+@pytest.mark.parametrize("more", [{}, {"calls": 10**9}])
+async def test_a_deadline_holds_where_nothing_ever_waits(more):
+    began = time.perf_counter()
+    n, resource = await driver(Scripted("x"), budget=Budget(seconds=0.05, **more)).run(endless())
+    assert n > 64 and resource == "seconds"
+    assert time.perf_counter() - began < 5
+
+
+async def test_a_run_where_nothing_ever_waits_can_be_cancelled():
+    run = asyncio.ensure_future(driver(Scripted("x"), budget=Budget(seconds=20)).run(endless()))
+    await asyncio.sleep(0.01)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(asyncio.shield(run), 5)
+
+
+async def test_what_the_deadline_cuts_off_counts_with_the_attempts_before_it():
+    class Stuck(Echo):
+        async def generate(self, request, *, seed):
+            self.started.append(request.prompt.prefix)
+            if len(self.started) == 1:
+                raise TransientError("connection lost")
+            await asyncio.sleep(60)
+
+    engine = Stuck()
+    run = driver(engine, budget=Budget(seconds=0.1), concurrency=1)
+    with pytest.raises(BudgetExhausted):
+        await run.run(batch("a", "b", "c"))
+    assert run.ledger.usage.calls == len(engine.started) == 2  # and not what waited for its turn
 
 
 async def test_cancelling_the_run_is_not_swallowed_by_a_deadline():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 
 import pytest
 
@@ -90,6 +91,8 @@ def test_checks_and_choices_reach_the_task_and_the_answer_does_not(tmp_path):
         ({"query": "x", "answer": "1"}, "'question' must be text, got None. The row has: query, answer"),
         ({"question": " ", "answer": "1"}, "'question' must be text"),
         ({"question": "x"}, "'answer' or 'checks' is missing"),
+        ({"question": "x", "answer": ""}, "'answer' is empty and there are no 'checks'"),
+        ({"question": "x", "answer": "9 #### ", "checks": []}, "'answer' is empty"),
         ({"question": "x", "answer": None}, "'answer' must be text or a number, got None"),
         ({"question": "x", "answer": "1", "choices": "ab"}, "'choices' must be a list"),
         ({"question": "x", "checks": {"id": "numeric"}}, "'checks' must be a list"),
@@ -192,6 +195,13 @@ async def test_a_fault_in_one_problem_costs_that_problem_only_and_is_tried_again
     again = Multiplier()
     await run(tmp_path, rows, engine=again, resume=True)
     assert set(again.asked) == {"1 x 13 ="}
+
+
+async def test_judging_holds_up_nobody(tmp_path, monkeypatch):
+    both = threading.Barrier(2)  # passed only by two that judge at once
+    monkeypatch.setattr("abduce.orchestrator.evaluate.judge", lambda *_: both.wait(10) is not None)
+    found = await run(tmp_path, PRODUCTS[:2], parallel=2)
+    assert (found.correct, found.errors) == (2, 0)
 
 
 async def test_finished_problems_are_not_repeated_after_a_torn_line(tmp_path):

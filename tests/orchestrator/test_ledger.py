@@ -1,7 +1,7 @@
 """Budgets hold under concurrency."""
 
 import pytest
-from flows import Echo, ask
+from flows import Echo, ask, chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,8 +10,9 @@ from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.ledger import Budget, Ledger, Need
 from abduce.orchestrator.services import Services
 from abduce.orchestrator.trace import comparable, row
-from abduce.serving.errors import BudgetExhausted, UsageError
-from abduce.serving.flow import Fork, Usage
+from abduce.serving.base import Served
+from abduce.serving.errors import BudgetExhausted, TransientError, UsageError
+from abduce.serving.flow import Fork, Generate, LogLikelihood, LogProb, Prompt, Sampling, Usage
 
 
 def greedy(branch: int, cap: int):
@@ -111,6 +112,100 @@ def test_a_batch_is_cut_at_the_same_place_whatever_the_order_of_replies(limit, s
     assert trace(concurrency=limit, shuffle=shuffle) == trace()
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    limit=st.integers(3, 2000),
+    cap=st.integers(1, 60),
+    counts=st.lists(st.integers(1, 64), min_size=1, max_size=6),
+    resource=st.sampled_from(["tokens", "output_tokens"]),
+    shuffle=st.integers(0, 3),
+)
+def test_requests_of_many_samples_overshoot_by_at_most_one_sample(limit, cap, counts, resource, shuffle):
+    def flow():
+        return (yield [Generate(Prompt(prefix="ab"), n, Sampling(max_tokens=cap)) for n in counts])
+
+    def drawn(shuffle):
+        engine = Echo(lambda request, seed: "x" * (seed % 99), delay_s=0.001, shuffle=shuffle)
+        driver = Driver(Services({"policy": engine}), budget=Budget(**{resource: limit, "finish": 0.0}))
+        return wait_for(driver.run(flow())), driver.ledger.usage
+
+    replies, usage = drawn(shuffle)
+    spent = usage.tokens if resource == "tokens" else usage.output_tokens
+    assert spent < limit + cap
+    assert all(not isinstance(r, tuple) or 1 <= len(r) <= n for r, n in zip(replies, counts, strict=True))
+    assert (replies, usage) == drawn(shuffle + 1)
+
+
+def test_samples_that_use_less_than_their_cap_leave_room_for_the_others():
+    def flow():
+        return (yield [Generate(Prompt(prefix="ab"), 16, Sampling(max_tokens=100), seed=5)])
+
+    seeds = []
+
+    def say(request, seed):
+        seeds.append((request.n, seed))
+        return "x" * 10
+
+    driver = Driver(Services({"policy": Echo(say)}), budget=Budget(output_tokens=400, finish=0.0))
+    [reply] = wait_for(driver.run(flow()))
+    assert len(reply) == 16
+    assert driver.ledger.usage.output_tokens == 160
+    assert seeds[0][0] == 4 and len({seed for _, seed in seeds}) == len(seeds)
+
+
+@settings(max_examples=30, deadline=None)
+@given(limit=st.integers(1, 40), branches=st.integers(1, 12), faults=st.integers(0, 4))
+def test_retries_are_calls_within_the_budget(limit, branches, faults):
+    served = 0
+
+    def say(request, seed):
+        nonlocal served
+        served += 1
+        if served % (faults + 1):
+            raise TransientError("connection lost")
+        return "ok"
+
+    driver = Driver(
+        Services({"policy": Echo(say)}), budget=Budget(calls=limit, finish=0.0), backoff_s=0.0, retries=3
+    )
+    wait_for(driver.run(forest(branches, 20)))
+    assert driver.ledger.usage.calls == served <= limit
+    assert not any(driver.ledger._reserved.values())
+
+
+@pytest.mark.parametrize("given_as", [{"continuation": "x" * 30}, {"continuation_ids": (1,) * 30}])
+async def test_a_continuation_to_be_scored_is_reserved(given_as):
+    class Scorer(Echo):
+        async def logprob(self, request):
+            return Served(LogLikelihood((-1.0,)), Usage(input_tokens=32, calls=1))
+
+    def flow():
+        return (yield [LogProb(Prompt(prefix="ab"), **given_as)] * 8)
+
+    driver = Driver(Services({"policy": Scorer()}), budget=Budget(tokens=100, finish=0.0))
+    await driver.run(flow())
+    assert driver.ledger.usage.tokens == 96
+
+
+@pytest.mark.parametrize("swallowed", [True, False])
+async def test_the_end_of_a_branch_opens_the_reserve_for_the_root(swallowed):
+    def flow():
+        counted = 0
+        if swallowed:
+            yield [Fork((greedy(0, 3), greedy(1, 3)))]
+        else:
+            yield [Fork((chain("a", 2),))]
+        try:
+            while True:
+                yield [ask("finish", 3)]
+                counted += 1
+        except BudgetExhausted:
+            return counted
+
+    driver = Driver(Services({"policy": Echo()}), budget=Budget(calls=20, finish=0.1))
+    assert await driver.run(flow()) == (2 if swallowed else 16)
+
+
 async def test_a_waiting_call_that_is_cancelled_gives_its_place_back():
     import asyncio
 
@@ -135,6 +230,7 @@ async def test_a_waiting_call_that_is_cancelled_gives_its_place_back():
         ("1.5k output tokens, 20 calls", {"output_tokens": 1500, "calls": 20}),
         ("0.05 usd", {"cost_usd": 0.05}),
         ("0 tokens", {"tokens": 0}),
+        ("60s, 8ktokens", {"seconds": 60, "tokens": 8000}),
     ],
 )
 def test_budgets_in_words(text, limits):
@@ -147,7 +243,28 @@ def test_a_budget_that_cannot_be_read_says_what_to_write(text):
         Budget.parse(text)
 
 
-@pytest.mark.parametrize("bad", [{"tokens": -1}, {"calls": "many"}, {"finish": 1.0}])
+def test_a_resource_is_named_once():
+    with pytest.raises(UsageError, match="seconds twice"):
+        Budget.parse("60 s, 5 calls, 10 seconds")
+
+
+@given(
+    st.builds(
+        Budget,
+        tokens=st.none() | st.integers(0) | st.floats(0),
+        seconds=st.none() | st.floats(0),
+        finish=st.floats(0, 1, exclude_max=True),
+    )
+)
+def test_a_budget_reads_as_it_is_written(budget):
+    assert eval(repr(budget)) == budget
+    assert float("inf") not in budget.limits().values()
+    Ledger(budget)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"tokens": -1}, {"tokens": float("nan")}, {"calls": "many"}, {"finish": 1.0}]
+)
 def test_a_budget_that_makes_no_sense(bad):
     with pytest.raises(UsageError, match="Write"):
         Budget(**bad)

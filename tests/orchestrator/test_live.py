@@ -113,6 +113,18 @@ def test_the_best_is_the_chosen_one_once_the_run_has_ended():
     assert view_of(*events, ended).best.id == 2
 
 
+def test_the_best_so_far_is_the_best_of_all_after_every_event():
+    view, draw = SearchView(), random.Random(3)
+    for event in big_search(200):
+        view(event)
+        again = scores(**{f"n{draw.randrange(1, 200)}": draw.choice([None, 0.0, 0.5, 1.0])})
+        for event in (again, again):
+            view(event)
+            scored = [node for node in view.nodes if node.score is not None]
+            rank = [(node.terminal, node.score, node.depth) for node in scored]
+            assert view.best is (scored[rank.index(max(rank))] if scored else None)
+
+
 def test_resampling_and_pruning_dim_what_was_given_up():
     view = view_of(
         nodes(row(1, 0), row(2, 0), row(3, 0)),

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abduce.orchestrator import recipe, strict_yaml
+from abduce.orchestrator.runs import Runs
 from abduce.serving.errors import UsageError
 
 BASE = "name: test\nstrategy: particle_filter\n"
@@ -95,6 +96,24 @@ def test_a_recipe_is_found_by_path_and_by_name(tmp_path):
         recipe.read("nowhere/x.yaml")
 
 
+def test_the_seed_and_the_tools_of_a_recipe_are_those_of_its_runs(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: x\nseed: 7\ntools: [calculator]\nmodel: synthetic\nstrategy: best_of_n\n")
+    pipeline, runs, seen = recipe.load(file), Runs(tmp_path / "runs"), []
+    pipeline.solve("7 x 8 =", store=runs, observers=[seen.append])
+    record = runs.open("last").record
+    assert (seen[0].seed, record["seed"], record["task"]["tools"]) == (7, 7, ["calculator"])
+    pipeline.solve("7 x 8 =", seed=3, store=runs)
+    assert runs.open("last").record["seed"] == 3
+
+
+def test_an_outcome_reward_may_be_written():
+    orm = STEP + "      select: orm\n      outcome: {kind: judge, n_eval: 1, model: synthetic}\n"
+    found = read(orm + "model: synthetic\n").pipeline()
+    assert found.strategy.outcome.n_eval == 1
+    assert set(found.services.engines) == {"policy", "outcome"}
+
+
 # ---------------------------------------------------------------- what is wrong
 
 
@@ -120,6 +139,19 @@ def test_a_recipe_is_found_by_path_and_by_name(tmp_path):
         (BASE + "tools:\n  - python\n  - calculater\n", ["my.yaml:5: tools.1", "'calculator'"]),
         (BASE + "reward: self_evil\n", ["my.yaml:3: reward", "Did you mean 'self_eval'?"]),
         (BASE + "reward:\n  kind: judge\n  n_evals: 2\n", ["my.yaml:5: reward.n_evals", "'n_eval'"]),
+        (BASE + "reward:\n  kind: judge\n  n_eval: 0\n", ["my.yaml:5: reward.n_eval", "at least 1, got 0"]),
+        (BASE + "reward:\n  kind: checks\n  model: embedded\n", ["my.yaml:5: reward.model", "no", "checks"]),
+        (
+            "name: test\nstrategy:\n  name: best_of_n\n  n: 0\n",
+            ["my.yaml:4: strategy.n", "at least 1, got 0"],
+        ),
+        (STEP + "      select: orm\n", ["my.yaml:5: strategy.select", "give outcome="]),
+        (STEP + "      outcome: chekcs\n", ["my.yaml:5: strategy.outcome", "Did you mean 'checks'?"]),
+        (STEP + "      outcome: 5\n", ["my.yaml:5: strategy.outcome", "kind", "5"]),
+        (
+            STEP + "      outcome:\n        kind: judge\n        scale: 0\n",
+            ["my.yaml:7: strategy.outcome.scale"],
+        ),
         (BASE + "policy: cott\n", ["my.yaml:3: policy", "Did you mean 'cot'?"]),
         (BASE + "policy: {max_step: 3}\n", ["my.yaml:3: policy.max_step", "'max_steps'"]),
         (BASE + "policy: {max_steps: 0}\n", ["my.yaml:3: policy", "at least 1"]),

@@ -115,3 +115,14 @@ def test_a_run_is_worked_on_by_one_at_a_time(tmp_path):
         pass
     with run.held():
         pass
+
+
+def test_a_folder_may_be_written_as_text(tmp_path):
+    assert Runs(str(tmp_path)) == Runs(tmp_path)
+    assert Runs(str(tmp_path)).create({}).folder.parent == tmp_path
+
+
+def test_names_are_in_universal_time(runs, monkeypatch):
+    monkeypatch.setattr("time.time_ns", lambda: 1_767_225_600 * 10**9)
+    monkeypatch.setattr("time.localtime", lambda *_: 1 / 0)
+    assert runs.create({}).id.startswith("20260101-000000-")

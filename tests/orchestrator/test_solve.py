@@ -74,9 +74,8 @@ def test_in_a_notebook():
 
 def test_a_tool_or_engine_that_solves_inside_a_search_is_told_to_await():
     engine = Scripted(lambda request, seed: solve().text)
-    result = abduce.solve(TASK, model=engine, reward="checks")
-    assert not result.complete
-    assert "Await asolve" in result.diagnostics["stopped"]
+    with pytest.raises(UsageError, match="Await asolve"):
+        abduce.solve(TASK, model=engine, reward="checks")
 
 
 def test_many_at_once_keep_to_themselves():
@@ -103,6 +102,20 @@ def test_many_at_once_keep_to_themselves():
         ({"budget": {"token": 3}}, "No budget named 'token'. Did you mean 'tokens'?"),
         ({"budget": "8k tokns"}, "Cannot read the budget '8k tokns'. Did you mean 'tokens'?"),
         ({"n": 0}, "n and attempts must be at least 1, got 0"),
+        ({"n": "8"}, "n: must be an integer, got '8'"),
+        ({"budgt": "9 calls"}, "Did you mean 'budget'?"),
+        ({"budget": 8000}, "a text such as '8k tokens, 60 s', a mapping or a Budget, got 8000"),
+        ({"budget": {"tokens": "many"}}, "budget.tokens: must be a number, got 'many'"),
+        ({"tools": "calculator"}, "tools is a list of names such as ['calculator'], got 'calculator'"),
+        ({"concurrency": "4"}, "concurrency must be at least 1, got '4'"),
+        ({"policy": {"max_steps": "3"}}, "policy.max_steps: must be an integer, got '3'"),
+        ({"policy": 3}, "A policy is a name, a mapping or a Policy, got 3"),
+        ({"reward": {"kind": "judge", "n_eval": "3"}}, "reward.n_eval: must be an integer, got '3'"),
+        ({"reward": {"kind": "checks", "model": "synthetic"}}, "reward.model: is not a parameter of checks"),
+        ({"reward": 3}, "reward is a name, a mapping or an object with score(states), got 3"),
+        ({"model": 3}, "A model is a name"),
+        ({"models": {"judge": "synthetic"}}, "No role of a model named 'judge'. Known: policy."),
+        ({"models": "synthetic"}, "models is a mapping of roles to engines"),
         ({"concurrency": 0}, "concurrency must be at least 1, got 0"),
         ({"strategy": "self_consistency"}, "'self_consistency' uses no reward"),
         ({"strategy": {"name": "beam"}, "n": 4}, "n: parameters go into the strategy object"),
@@ -117,6 +130,49 @@ def test_a_mistake_is_told_with_the_nearest_spelling(options, told):
 def test_a_strategy_that_is_none_is_named():
     with pytest.raises(UsageError, match=r"a name or an object with solve.*got \{'name': 'beam'\}"):
         abduce.build(strategy={"name": "beam"}, model=RIGHT["model"])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"reward": "checks"}, "reward"),
+        ({"policy": "cot"}, "policy"),
+        ({"n": 3, "policy": "cot"}, "n, policy"),
+    ],
+)
+def test_a_strategy_object_has_its_parts_already(options, told):
+    with pytest.raises(UsageError, match=f"^{told}: parameters go into the strategy object"):
+        abduce.build(strategy=abduce.build(**RIGHT).strategy, model=RIGHT["model"], **options)
+
+
+@pytest.mark.parametrize("question", ["", "  \n"])
+def test_an_empty_question_is_refused(question):
+    with pytest.raises(UsageError, match="The question is empty"):
+        abduce.solve(question, **RIGHT)
+
+
+@pytest.mark.parametrize("model", [{"engine": "scripted", "replies": "VERDICT: 7"}, Scripted("VERDICT: 7")])
+def test_a_rewards_model_plays_the_role_reward(model):
+    short = solve(reward={"kind": "judge", "model": model})
+    assert short == solve(reward="judge", models={"reward": model})
+    assert [candidate.score for candidate in short.candidates] == [pytest.approx(0.7)] * 4
+
+
+def test_a_rewards_model_is_given_once():
+    judge = {"engine": "scripted", "replies": "VERDICT: 7"}
+    with pytest.raises(UsageError, match="'reward' is given twice"):
+        solve(reward={"kind": "judge", "model": judge}, models={"reward": judge})
+
+
+def test_the_outcome_reward_is_found_by_name():
+    model = Scripted("The answer is 56.", rate=lambda request: 0.3)
+    words = {"strategy": "particle_filter", "reward": "rate", "select": "orm", "outcome": "checks"}
+    assert abduce.solve(TASK, model=model, **words).answer == "56"
+
+
+def test_a_script_that_is_used_up_is_new_in_the_next_call():
+    once = {"engine": "scripted", "replies": ["The answer is 56."]}
+    assert [solve(model=once, n=1).answer for _ in range(2)] == ["56", "56"]
 
 
 def test_a_task_without_checks_cannot_be_checked():

@@ -147,6 +147,20 @@ def test_a_longer_prompt_has_more_tokens(served: Engine) -> None:
     assert 0 < served.count_tokens(QUESTION) < served.count_tokens(Prompt(QUESTION.messages, "abcabcabc"))
 
 
+async def test_fewer_samples_are_the_first_of_more(served: Engine) -> None:
+    """A budget may cut a request down."""
+    if isinstance(served, Embedded):
+        pytest.skip("what is batched together changes the rounding")
+    four, _ = await served.generate(Generate(QUESTION, n=4, sampling=SAMPLING), seed=9)
+    two, _ = await served.generate(Generate(QUESTION, n=2, sampling=SAMPLING), seed=9)
+    assert two == four[:2]
+
+
+async def test_getting_ready_twice_is_getting_ready_once(served: Engine) -> None:
+    await served.ready()
+    await served.ready()
+
+
 async def test_closing_twice_is_closing_once(served: Engine) -> None:
     if not isinstance(served, Embedded):  # shared by the session; test_embedded closes one of its own
         await served.close()
