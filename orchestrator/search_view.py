@@ -73,7 +73,7 @@ class SearchView:
             self.ended = event
             self.usage = event.usage
             if path := event.diagnostics.get("path"):
-                self._chosen = self._flows.get((), {}).get(path[-1])
+                self._chosen = self._find((), path[-1])
 
     @property
     def finished(self) -> list[Seen]:
