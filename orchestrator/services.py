@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from ..serving.base import Engine, Served
 from ..serving.errors import EngineError
@@ -107,7 +108,7 @@ class Switchboard:
 
     async def _memory(self, request: Recall | Remember, path: Path) -> Served[Any]:
         if self._services.memory is None:
-            raise EngineError("This run has no memory. Give it one with memory=….")
+            raise EngineError("This run has no memory. Give it one: Services(memory=…).")
         if isinstance(request, Recall):
             return Served(await self._services.memory.recall(request.query, request.k), Usage())
         await self._services.memory.remember(request.text)
@@ -115,7 +116,7 @@ class Switchboard:
 
     async def _human(self, request: Ask, path: Path) -> Served[Any]:
         if self._services.human is None:
-            raise EngineError("This run has nobody to ask. Give it human=….")
+            raise EngineError("This run has nobody to ask. Give it somebody: Services(human=…).")
         return Served(await self._services.human(request.question, request.choices), Usage())
 
     @asynccontextmanager
@@ -124,7 +125,7 @@ class Switchboard:
         if self._concurrency is not None and id(engine) not in self._gates:
             self._gates[id(engine)] = asyncio.Semaphore(self._concurrency)
         self.waiting.add(path)
-        async with self._gates.get(id(engine)) or nullcontext(), engine.gate() or nullcontext():
+        async with self._gates.get(id(engine)) or nullcontext(), _gate(engine) or nullcontext():
             self.waiting.discard(path)
             yield
 
@@ -139,3 +140,15 @@ _SERVICES: dict[type, Callable[[Switchboard, Any, Path], Coroutine[Any, Any, Ser
     Remember: Switchboard._memory,
     Ask: Switchboard._human,
 }
+
+
+_gates: WeakKeyDictionary[Engine, WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]]
+_gates = WeakKeyDictionary()
+
+
+def _gate(engine: Engine) -> asyncio.Semaphore | None:
+    """An engine's `max_concurrency` as a semaphore, one for all runs of the running event loop."""
+    if engine.max_concurrency is None:
+        return None
+    of_loops = _gates.setdefault(engine, WeakKeyDictionary())
+    return of_loops.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(engine.max_concurrency))

@@ -5,7 +5,6 @@ It is given one request at a time, many concurrently, and batches as it sees fit
 call consumed; the driver does budgets, retries and concurrency.
 """
 
-import asyncio
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from .errors import EngineError
@@ -64,18 +63,6 @@ class Engine:
         """Prompt tokens, for reserving budget before a call; an upper estimate will do."""
         characters = len(prompt.prefix) + sum(len(m.content) + 16 for m in prompt.messages)
         return characters // 3 + 1
-
-    def gate(self) -> asyncio.Semaphore | None:
-        """`max_concurrency` as a semaphore, one for all runs of the running event loop."""
-        if self.max_concurrency is None:
-            return None
-        loop = asyncio.get_running_loop()
-        gates: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = vars(self).setdefault("_gates", {})
-        if loop not in gates:
-            for ended in [known for known in list(gates) if known.is_closed()]:
-                del gates[ended]
-            gates[loop] = asyncio.Semaphore(self.max_concurrency)
-        return gates[loop]
 
     async def close(self) -> None:
         """Free what the engine holds. Safe to call twice."""
