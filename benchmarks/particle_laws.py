@@ -214,7 +214,7 @@ def gibbs(options: argparse.Namespace) -> Iterator[Check]:
     for n in (2, 4):
         yield partial(faulty, "product", n, options.draws)
         yield partial(faulty, "reference", n, options.draws)
-        yield partial(converges, 2 * n, options.draws // 6)
+        yield partial(converges, 2 * n, options.draws // 12)
     for kind, phi in POTENTIALS:
         yield partial(tempered, kind, phi, options.draws // 2)
 
@@ -258,7 +258,7 @@ def converges(n: int, draws: int) -> Row:
     exact = laws.enumerate_target(TINY, Potential("product", "odds"))
     method = ParticleGibbs(policy=TINY, reward=TINY, particles=n, phi="odds")
     worst = exact.leaves[int(exact.pi.argmin())]
-    sweeps = 96 // n
+    sweeps = 192 // n
     kernel = laws.gibbs_kernel(method)
     seen = laws.kernel_draws(kernel, TINY, lambda rng: worst, draws, sweeps=sweeps)
     setting = f"from the least likely leaf, N={n}, {sweeps} sweeps, {draws} chains"
