@@ -227,7 +227,8 @@ def kernel_row(law: str, setting: str, seen: Counter[str], exact: laws.Exact, *,
 
 
 def invariant(kind: Any, phi: Any, n: int, ancestor_sampling: bool, draws: int) -> Row:
-    """Reference from π, one conditional sweep, one draw."""
+    """Reference from π, one conditional sweep, one draw. Of two dozen such tests at 1e-3 one may fail by
+    chance: what is rejected is tested again, on other starts and twice the draws, and that decides."""
     exact = laws.enumerate_target(TINY, Potential(kind, phi))
     method = ParticleGibbs(
         policy=TINY,
@@ -238,9 +239,14 @@ def invariant(kind: Any, phi: Any, n: int, ancestor_sampling: bool, draws: int) 
         ancestor_sampling=ancestor_sampling,
     )
     first = draws * (1 + 2 * n + ancestor_sampling)  # starts of its own for each check
-    seen = laws.kernel_draws(laws.gibbs_kernel(method), TINY, laws.exact_start(exact), draws, first=first)
+    kernel, start = laws.gibbs_kernel(method), laws.exact_start(exact)
     name = "PGAS" if ancestor_sampling else "Gibbs"
-    setting = f"{name} {kind} {phi} N={n}, {draws} draws"
+    seen = laws.kernel_draws(kernel, TINY, start, draws, first=first)
+    row = kernel_row("invariance", f"{name} {kind} {phi} N={n}, {draws} draws", seen, exact, rejected=False)
+    if row.met:
+        return row
+    seen = laws.kernel_draws(kernel, TINY, start, 2 * draws, first=first + 10**7)
+    setting = f"{name} {kind} {phi} N={n}, {2 * draws} draws after {row.figure.rpartition(', ')[2]}"
     return kernel_row("invariance", setting, seen, exact, rejected=False)
 
 
