@@ -189,10 +189,6 @@ class Ledger:
         """Everything spent so far."""
         return Usage(**self._used)
 
-    def remaining(self) -> dict[str, float]:
-        """What is left of each limited resource."""
-        return {name: limit - self._spent(name) for name, limit in self._limits.items()}
-
     def open_reserve(self) -> None:
         """Let finalisation use what was kept back for it."""
         self._soft = dict(self._limits)

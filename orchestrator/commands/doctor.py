@@ -27,8 +27,6 @@ from .solve import store
 _CORE = ("aiohttp", "langgraph", "networkx", "orjson", "pydantic", "pyyaml", "rich", "xllamacpp")
 _NEEDS = {  # engine: (module, extra that brings it)
     "embedded": ("xllamacpp", ""),
-    "litellm": ("litellm", "hosted"),
-    "transformers": ("transformers", "transformers"),
 }
 _FREE_MB = 500
 
