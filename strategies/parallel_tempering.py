@@ -20,7 +20,7 @@ from ..serving.errors import SearchEnded, demand
 from ..serving.flow import Flow, Note
 from ..serving.seeds import derive
 from .base import Policy, Result, Reward, Task
-from .particle_gibbs import draw_reference, pooled
+from .particle_gibbs import check_chain, draw_reference, pooled
 from .pool import Select, check_select, conclude, why_stopped
 from .search import Node, Search
 from .smc import ConditionalResample, Phi, Population, Potential, PotentialKind, sweep, together
@@ -52,14 +52,7 @@ class ParallelTempering:
         ladder = self.temperatures
         falling = len(ladder) >= 2 and all(a > b > 0 for a, b in pairwise(ladder))
         demand(falling, "temperatures", ladder, "write two or more falling ones, such as (4.0, 2.0, 1.0)")
-        demand(self.particles >= 2, "particles", self.particles, "write at least 2: one is the reference")
-        demand(self.iterations >= 1, "iterations", self.iterations, "write at least 1, such as 4")
-        fits = 0 <= self.burn_in < self.iterations
-        demand(fits, "burn_in", self.burn_in, f"write 0 to {self.iterations - 1}, less than iterations")
-        demand(self.max_steps >= 1, "max_steps", self.max_steps, "write at least 1, such as 40")
-        demand(
-            self.potential != "reference", "potential", self.potential, "write 'product', which has a target"
-        )
+        check_chain(self.particles, self.iterations, self.burn_in, self.max_steps, self.potential)
         check_select(self.select, self.outcome)
         Potential(self.potential, self.phi)
 

@@ -75,14 +75,7 @@ class ParticleGibbs:
     max_steps: int = 40
 
     def __post_init__(self) -> None:
-        demand(self.particles >= 2, "particles", self.particles, "write at least 2: one is the reference")
-        demand(self.iterations >= 1, "iterations", self.iterations, "write at least 1, such as 4")
-        fits = 0 <= self.burn_in < self.iterations
-        demand(fits, "burn_in", self.burn_in, f"write 0 to {self.iterations - 1}, less than iterations")
-        demand(self.max_steps >= 1, "max_steps", self.max_steps, "write at least 1, such as 40")
-        demand(
-            self.potential != "reference", "potential", self.potential, "write 'product', which has a target"
-        )
+        check_chain(self.particles, self.iterations, self.burn_in, self.max_steps, self.potential)
         check_select(self.select, self.outcome)
         self.weighting()
         self.resampler()
@@ -193,6 +186,18 @@ class AncestorResample:
             paths[i] = p, path
         yield from search.score([node for p, path in paths if p > -math.inf for node in path])
         return paths
+
+
+def check_chain(
+    particles: int, iterations: int, burn_in: int, max_steps: int, potential: PotentialKind
+) -> None:
+    """Refuse parameters with which no chain of conditional sweeps can run."""
+    demand(particles >= 2, "particles", particles, "write at least 2: one is the reference")
+    demand(iterations >= 1, "iterations", iterations, "write at least 1, such as 4")
+    fits = 0 <= burn_in < iterations
+    demand(fits, "burn_in", burn_in, f"write 0 to {iterations - 1}, less than iterations")
+    demand(max_steps >= 1, "max_steps", max_steps, "write at least 1, such as 40")
+    demand(potential != "reference", "potential", potential, "write 'product', which has a target")
 
 
 def draw_reference(population: Population, seed: int) -> tuple[Node, ...]:
