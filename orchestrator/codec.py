@@ -115,7 +115,9 @@ def _numbers(values: list[float | str]) -> tuple[float, ...]:
 
 
 def _completion(row: dict[str, Any]) -> Completion:
-    return Completion(**row | {"ids": tuple(row["ids"]), "logprobs": _numbers(row["logprobs"])})
+    row = row | {"ids": tuple(row["ids"]), "logprobs": _numbers(row["logprobs"])}
+    row["top_logprobs"] = tuple(map(_numbers, row["top_logprobs"]))
+    return Completion(**row | {"log_weight": float(row["log_weight"])})
 
 
 _REPLIES: dict[type, Callable[[Any], Any]] = {

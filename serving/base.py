@@ -15,11 +15,14 @@ T = TypeVar("T")
 Capability: TypeAlias = Literal[
     "generate",  # text
     "logprobs",  # log-probs of drawn tokens
+    "top_logprobs",  # the best log-probs at each token
     "logprob",  # log-likelihood of a given continuation
     "hidden",  # hidden states
     "rate",  # reward-model scores
     "token_ids",  # ids travel with text
     "seed",  # the same request and seed give the same reply
+    "json_schema",  # text that keeps a JSON schema
+    "constraint",  # text that keeps any constraint
 ]
 
 

@@ -37,17 +37,39 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias, TypeVar
 
+from .constraints import Constraint
+
 T = TypeVar("T")
 
 # ---------------------------------------------------------------- what is said to a model
 
 
 @dataclass(frozen=True)
+class ToolSpec:
+    """A tool the model may ask for; `parameters` is the JSON schema of its arguments."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call the model asked for. `arguments` is JSON text, as the model wrote it; it may be invalid."""
+
+    id: str
+    name: str
+    arguments: str = "{}"
+
+
+@dataclass(frozen=True)
 class Message:
-    """One chat message."""
+    """One chat message. A "tool" message answers the call `tool_call_id` of an earlier assistant's."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,12 +78,14 @@ class Prompt:
 
     `prefix_ids` are the tokens of `prefix` as the engine drew them; where given they are sent in
     its place, so that a continuation hits the prefix cache exactly and log-probs belong to the text.
-    Without messages, `prefix` is sent as it is, with no chat template.
+    Without messages, `prefix` is sent as it is, with no chat template. `tools` are offered to the model,
+    whose calls stand in its text as `serving/tool_calls.py` writes them.
     """
 
     messages: tuple[Message, ...] = ()
     prefix: str = ""
     prefix_ids: tuple[int, ...] = ()
+    tools: tuple[ToolSpec, ...] = ()
 
     @classmethod
     def user(cls, text: str, *, system: str | None = None) -> "Prompt":
@@ -96,6 +120,8 @@ class Completion:
     finish: Literal["eos", "stop", "length"] = "eos"
     stop: str = ""  # the stop string found
     n_tokens: int = 0
+    top_logprobs: tuple[tuple[float, ...], ...] = ()  # for each token the best ones, falling
+    log_weight: float = 0.0  # of a constrained sample that is properly weighted: see `Generate`
 
     @property
     def content(self) -> str:
@@ -165,8 +191,15 @@ class Usage:
 
 @dataclass(frozen=True)
 class Generate:
-    """Draw `n` independent completions. `model` is a role of the run ("policy", "reward", "judge" …).
-    Without a seed the driver derives one from the run's seed and the request's path in the flow."""
+    """Draw `n` completions, independent of each other. `model` is a role of the run ("policy", "reward",
+    "judge" …). Without a seed the driver derives one from the run's seed and the request's path in the flow.
+
+    Log-probs are those of the model's own distribution, at temperature 1 and before any constraint;
+    `top_logprobs` asks for the so many best at each token. A `constraint` holds for the assistant's whole
+    turn, `prompt.prefix` included. Engines mask the tokens that break it; the transformers engine draws
+    properly weighted samples instead, so that E[exp(log_weight) · f(text)] is the sum of p(text) · f(text)
+    over all texts that keep it. `extra` are further fields for the engine's server, sent as they are.
+    """
 
     prompt: Prompt
     n: int = 1
@@ -174,6 +207,9 @@ class Generate:
     seed: int | None = None
     logprobs: bool = False
     model: str = "policy"
+    top_logprobs: int = 0
+    constraint: Constraint | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
