@@ -125,6 +125,8 @@ class JsonLines:
         if self._out.closed:
             return
         self._out.close()
+        if self._paths == sorted(self._paths):
+            return
         sorted_file = self._file.with_suffix(".sorted")
         with self._file.open("rb") as arrived, sorted_file.open("wb") as out:
             rows = zip(self._paths, arrived, strict=True)
