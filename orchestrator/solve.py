@@ -13,7 +13,8 @@ from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from ..serving import ENGINES, engine
-from ..serving.base import Engine
+from ..serving.base import Capability, Engine
+from ..serving.constraints import Constraint, JsonSchema
 from ..serving.errors import MissingCapability, SearchEnded, UnknownName, UsageError
 from ..strategies import strategy as strategy_class
 from ..strategies.base import Policy, Result, Reward, Strategy, Task, requirements
@@ -69,7 +70,9 @@ class Pipeline:
             raise UsageError(f"What is to be solved is a text or a Task, got {task!r:.200}.")
         if not task.question.strip():
             raise UsageError('The question is empty. Write e.g. "7 x 8 =".')
-        if not task.tools:
+        if task.constraint is not None:
+            self._check_form(task.constraint)
+        if not task.tools and self.services.tools:
             task = replace(task, tools=tuple(self.services.tools))
         seed = self.seed if seed is None else seed
         if run is None and store is not None:
@@ -108,6 +111,18 @@ class Pipeline:
     def solve(self, task: Task | str, **options: Any) -> Result:
         """`asolve`, synchronously; also inside a running event loop."""
         return wait_for(self.asolve(task, **options))
+
+    def _check_form(self, constraint: Constraint) -> None:
+        """Refuse a task whose answer's form the engine cannot keep."""
+        served = self.services.engine("policy")
+        simple = isinstance(constraint, JsonSchema)
+        enough: set[Capability] = {"constraint", "json_schema"} if simple else {"constraint"}
+        if not served.capabilities & enough:
+            able = [name for name, gives in ENGINES.items() if gives.capabilities & enough]
+            raise MissingCapability(
+                f"The engine {served.name!r} cannot hold an answer to {'JSON' if simple else 'this form'}. "
+                f"Engines that can: {', '.join(able) or 'none'}."
+            )
 
     async def _search(self, driver: Driver, task: Task, seed: int) -> Result:
         try:

@@ -12,7 +12,8 @@ from functools import cached_property
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from ..serving.base import Capability
-from ..serving.flow import Failure, Flow, Fork, Usage
+from ..serving.constraints import Constraint
+from ..serving.flow import Failure, Flow, Fork, Message, ToolSpec, Usage
 from ..serving.seeds import derive
 
 
@@ -26,13 +27,30 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is to be solved."""
+    """What is to be solved.
+
+    `messages` is the whole conversation where there is more of it than the question, which then is the text
+    of its last user message. `offers` are tools of the caller's: the model may ask for them, we never run
+    them (`tools` names those we run). `constraint` holds for the final answer, which ends before any text of
+    `stop` and after `max_tokens` tokens. `extra` are further fields for the engine's server.
+    """
 
     question: str
     choices: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Message, ...] = ()
+    offers: tuple[ToolSpec, ...] = ()
+    constraint: Constraint | None = None
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def in_one_piece(self) -> bool:
+        """Whether the answer has a form that is lost where it is cut into steps."""
+        return self.constraint is not None or bool(self.offers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +112,11 @@ class State:
         if not self.step.ids or (self.parent.depth and not self.parent.ids):
             return ()
         return self.parent.ids + self.step.ids
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all steps."""
+        return sum(step.n_tokens for step in self.steps)
 
     @property
     def logp(self) -> float | None:

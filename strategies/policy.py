@@ -10,6 +10,7 @@ drew it, so a continuation is sent back token by token and log-probs belong to t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 from ..serving.base import Capability
@@ -28,6 +29,7 @@ from ..serving.flow import (
 from ..serving.seeds import derive
 from .answers import EXTRACTORS, canon, extract, stated
 from .base import Outcome, Policy, Proposal, State, Step, Task, stalled
+from .conversation import canonical, turns
 
 PROMPTS: dict[str, str] = {
     "plain": "{question}",
@@ -69,6 +71,10 @@ class StepPolicy(Policy):
     most `sampling.max_tokens` tokens. A solution ends with the model's turn, at one of the marks in `stop`
     (which is left out of its text, though not of its ids), once it states its answer (`answers.stated`),
     after `max_steps` steps, or after three empty ones. `answer` is the kind of answer (`answers.extract`).
+
+    A task with `messages` is sent as a chat, without `examples`, the prompt's words in the place of its last
+    user message. One that offers tools or demands a form is solved in one step, whose answer is the call or
+    the text in canonical form; a demanded form stands for the prompt's words.
     """
 
     prompt: str = "cot"
@@ -123,36 +129,32 @@ class StepPolicy(Policy):
         stop = self.stop if self.delimiter is None else (*self.stop, self.delimiter)
         sampling = replace(self.sampling, stop=stop)
         rows = list(zip(states, counts, seeds, strict=True))
-        batch = [self._generate(state, n, seed, sampling) for state, n, seed in rows if n]
+        batch = [
+            self._generate(state, n, seed, self._sampled(state, sampling)) for state, n, seed in rows if n
+        ]
         replies = iter((yield batch) if batch else ())
-        return [_proposals(next(replies), n, self._step) if n else [] for n in counts]
+        return [
+            _proposals(next(replies), n, partial(self._step, state.task)) if n else [] for state, n, _ in rows
+        ]
 
     def complete(self, state: State, n: int, *, seed: int, first_draw: int = 0) -> Flow[list[Outcome]]:
         """`n` whole solutions in one request, each a single step after `state`."""
-        cap = self.sampling.max_tokens if self.delimiter is None else self.max_solution_tokens
-        sampling = replace(self.sampling, stop=self.stop, max_tokens=cap)
         here = derive(seed, state.lineage, first_draw)
-        [reply] = yield [self._generate(state, n, here, sampling)]
-        drawn = _proposals(reply, n, self._whole)
+        [reply] = yield [self._generate(state, n, here, self._of_a_whole(state))]
+        drawn = _proposals(reply, n, partial(self._whole, state.task))
         return [p if isinstance(p, Failure) else state.extend(p, first_draw + i) for i, p in enumerate(drawn)]
 
     def force(self, states: Sequence[State], seeds: Sequence[int]) -> Flow[list[Proposal]]:
         """One last step each: the cue for an answer, and what the model says to it. Its tokens are partly
-        ours, so it has no ids and no log-probability."""
-        sampling = replace(self.sampling, stop=(*self.stop, "\n"), max_tokens=_FORCED_TOKENS)
-        cues = [self.cue.lstrip("\n") if not s.text or s.text.endswith("\n") else self.cue for s in states]
-        rows = zip(states, cues, seeds, strict=True)
-        batch = [
-            Generate(self.prompt_for(state, state.text + cue), 1, sampling, seed) for state, cue, seed in rows
-        ]
-        replies = (yield batch) if batch else ()
-        forced: list[Proposal] = []
-        for cue, reply in zip(cues, replies, strict=True):
-            [drawn] = _proposals(reply, 1, self._whole)
-            text = cue if isinstance(drawn, Failure) else cue + drawn.text
-            forced.append(
-                drawn if isinstance(drawn, Failure) else replace(drawn, text=text, ids=(), logp=None)
-            )
+        ours, so it has no ids and no log-probability. Nothing is put behind a text that has reached the
+        task's `max_tokens`, or has not the form that the task demands."""
+        forced: list[Proposal] = [Failure("engine", "no answer can be put behind this text")] * len(states)
+        able = [i for i, state in enumerate(states) if _can_go_on(state)]
+        if able:
+            ask = self._whole_each if states[able[0]].task.in_one_piece else self._cued
+            drawn = yield from ask([states[i] for i in able], [seeds[i] for i in able])
+            for i, proposal in zip(able, drawn, strict=True):
+                forced[i] = proposal
         return forced
 
     def logp(
@@ -181,27 +183,40 @@ class StepPolicy(Policy):
             return False
         if state.step.last or state.depth >= self.max_steps:
             return True
+        if (most := state.task.max_tokens) is not None and state.n_tokens >= most:
+            return True
         before = state.parent.step.text if state.parent is not None and state.parent.step is not None else ""
         told = not state.step.cut and stated(self.answer_kind, before + state.step.text)
         return told or stalled(state)
 
     def answer(self, state: State) -> str | None:
         """The canonical answer; of kind "text", the text as it is."""
+        if state.task.in_one_piece:
+            found = canonical(state.task, state.text)
+            if found is not None or state.task.constraint is not None:
+                return found
         found = extract(self.answer_kind, state.text, state.task.choices)
+        if found is None and state.task.offers:
+            return state.text.strip() or None  # an answer in words, where a call might have stood
         return found if found is None or self.answer_kind == "text" else canon(found) or None
 
     def prompt_for(self, state: State, prefix: str | None = None) -> Prompt:
         """What the model is sent to go on from `state`, or from `prefix` in place of the state's text."""
         ids = state.ids if prefix is None else ()
         prefix = state.text if prefix is None else prefix
-        question = self._ask(_worded(state.task))
+        task = state.task
+        if task.messages or task.in_one_piece:
+            plain = _worded(task)
+            said = turns(task, plain if task.constraint is not None else self._ask(plain), self.system)
+            return Prompt(said, prefix, ids, task.offers)
+        question = self._ask(_worded(task))
         if not self.chat:
             shots = "".join(self._ask(q) + solution + self.separator for q, solution in self.examples)
             return Prompt(prefix=shots + question + prefix)  # its ids are not known: that of the shots aren't
-        turns = [Message("system", self.system)] if self.system is not None else []
+        shown = [Message("system", self.system)] if self.system is not None else []
         for q, solution in self.examples:
-            turns += [Message("user", self._ask(q)), Message("assistant", solution)]
-        return Prompt((*turns, Message("user", question)), prefix, ids)
+            shown += [Message("user", self._ask(q)), Message("assistant", solution)]
+        return Prompt((*shown, Message("user", question)), prefix, ids)
 
     # ------------------------------------------------------------ parts
 
@@ -209,25 +224,87 @@ class StepPolicy(Policy):
         return PROMPTS.get(self.prompt, self.prompt).replace("{question}", question)
 
     def _generate(self, state: State, n: int, seed: int, sampling: Sampling) -> Generate:
-        return Generate(self.prompt_for(state), n, sampling, seed, self.logprobs)
+        task = state.task
+        prompt = self.prompt_for(state)
+        if task.constraint is None and not task.extra:
+            return Generate(prompt, n, sampling, seed, self.logprobs)
+        return Generate(
+            prompt, n, sampling, seed, self.logprobs, constraint=task.constraint, extra=task.extra
+        )
+
+    def _sampled(self, state: State, stepwise: Sampling) -> Sampling:
+        """How the step after a state is drawn: `stepwise`, unless the task sets bounds of its own."""
+        task = state.task
+        if task.in_one_piece:
+            return self._of_a_whole(state)
+        if not task.stop and task.max_tokens is None:
+            return stepwise
+        left = stepwise.max_tokens if task.max_tokens is None else max(1, task.max_tokens - state.n_tokens)
+        return replace(stepwise, stop=(*task.stop, *stepwise.stop), max_tokens=min(stepwise.max_tokens, left))
+
+    def _of_a_whole(self, state: State) -> Sampling:
+        """How the whole rest of a solution is drawn. Marks of the preset would cut an answer of a form."""
+        task = state.task
+        cap = self.sampling.max_tokens if self.delimiter is None else self.max_solution_tokens
+        if task.in_one_piece:
+            cap = max(cap, self.max_solution_tokens)  # a preset for short answers knows nothing of forms
+        if task.max_tokens is not None:
+            cap = max(1, task.max_tokens - state.n_tokens)
+        stop = task.stop if task.in_one_piece else (*task.stop, *self.stop)
+        return replace(self.sampling, stop=stop, max_tokens=cap)
+
+    def _whole_each(self, states: Sequence[State], seeds: Sequence[int]) -> Flow[list[Proposal]]:
+        drawn = yield from self.propose(states, [1] * len(states), seeds)
+        return [proposals[0] for proposals in drawn]
+
+    def _cued(self, states: Sequence[State], seeds: Sequence[int]) -> Flow[list[Proposal]]:
+        cues = [self.cue.lstrip("\n") if not s.text or s.text.endswith("\n") else self.cue for s in states]
+        batch = []
+        for state, cue, seed in zip(states, cues, seeds, strict=True):
+            task = state.task
+            left = _FORCED_TOKENS if task.max_tokens is None else task.max_tokens - state.n_tokens
+            sampling = replace(
+                self.sampling,
+                stop=(*task.stop, *self.stop, "\n"),
+                max_tokens=min(_FORCED_TOKENS, left),
+            )
+            prompt = self.prompt_for(state, state.text + cue)
+            batch.append(Generate(prompt, 1, sampling, seed, extra=task.extra))
+        replies = yield batch
+        forced: list[Proposal] = []
+        for state, cue, reply in zip(states, cues, replies, strict=True):
+            [drawn] = _proposals(reply, 1, partial(self._whole, state.task))
+            if not isinstance(drawn, Failure):
+                drawn = replace(drawn, text=cue + drawn.text, ids=(), logp=None)
+            forced.append(drawn)
+        return forced
 
     def _log_prob(self, state: State, steps: Sequence[Step]) -> LogProb:
         known = all(step.ids for step in steps)
         ids = tuple(token for step in steps for token in step.ids) if known else ()
         return LogProb(self.prompt_for(state), "".join(step.text for step in steps), ids)
 
-    def _step(self, drawn: Completion) -> Step:
+    def _step(self, task: Task, drawn: Completion) -> Step:
         """A step is the last unless it ends at the delimiter, or was cut for length with something said."""
-        if self.delimiter is None:
-            return self._whole(drawn)
+        if self.delimiter is None or task.in_one_piece or (drawn.stop and drawn.stop in task.stop):
+            return self._whole(task, drawn)
         if drawn.finish == "stop" and drawn.stop in (self.delimiter, ""):
             return _as_step(drawn, drawn.text, last=False)
         if drawn.finish == "length":
             return _as_step(drawn, drawn.text, last=not drawn.text.strip(), cut=True)
-        return self._whole(drawn)
+        return self._whole(task, drawn)
 
-    def _whole(self, drawn: Completion) -> Step:
-        return _as_step(drawn, drawn.content if drawn.stop in self.stop else drawn.text, last=True)
+    def _whole(self, task: Task, drawn: Completion) -> Step:
+        ends = drawn.stop in self.stop or drawn.stop in task.stop
+        cut = drawn.finish == "length"
+        return _as_step(drawn, drawn.content if ends else drawn.text, last=True, cut=cut)
+
+
+def _can_go_on(state: State) -> bool:
+    task = state.task
+    if task.in_one_piece and state.text:
+        return False
+    return task.max_tokens is None or state.n_tokens < task.max_tokens
 
 
 def _proposals(reply: Any, n: int, read: Any) -> list[Proposal]:

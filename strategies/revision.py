@@ -21,6 +21,7 @@ from ..serving.errors import SearchEnded, UsageError
 from ..serving.flow import Completion, Failure, Flow, Generate, Note, Prompt, Sampling
 from ..serving.seeds import derive
 from .base import Policy, Result, State, Step, Task
+from .conversation import told
 from .search import Node, Search
 from .voting import poll
 
@@ -74,7 +75,8 @@ class Revision:
         words = {"question": search.task.question, "attempt": versions[-1]}
         words["attempts"] = "\n\n".join(f"Attempt {i}:\n{text}" for i, text in enumerate(versions, 1))
         if self.feedback:
-            comment = yield from self.criticise(words, derive(search.seed, "feedback", t))
+            told_all = words | {"question": told(search.task)}
+            comment = yield from self.criticise(told_all, derive(search.seed, "feedback", t))
             if isinstance(comment, Failure):
                 search.failures.append(comment.message)
                 return False
@@ -121,7 +123,8 @@ def _as_one_step(outcome: State | Failure) -> Step | Failure:
     """A solution written from another prompt, as the single step of a version."""
     if isinstance(outcome, Failure):
         return outcome
-    return Step(outcome.text, outcome.ids, n_tokens=sum(step.n_tokens for step in outcome.steps), last=True)
+    cut = outcome.step is not None and outcome.step.cut
+    return Step(outcome.text, outcome.ids, n_tokens=outcome.n_tokens, last=True, cut=cut)
 
 
 def _filled(template: str, words: dict[str, str]) -> str:

@@ -269,6 +269,8 @@ class Search:
         facts: dict[str, Any] = {**asdict(self.counts), "nodes": len(self.nodes), **diagnostics}
         if best is not None:
             facts["path"] = [node.id for node in best.path()]
+            if best.state.step is not None and best.state.step.cut:
+                facts["cut"] = True  # the answer ran into its length limit
             if not best.terminal and stopped is None:
                 stopped = ": ".join(["no finished solution was found", *self.failures[-1:]])
         elif stopped is None:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from ...serving.errors import UsageError
+from ...serving.flow import Message, ToolCall, ToolSpec
 from ...strategies.base import Check, Result, Task
 from ..codec import dumps
 from ..ledger import Budget
@@ -67,8 +68,20 @@ def _written_down(name: str, options: Mapping[str, Any]) -> None:
 
 
 def _task(row: Mapping[str, Any]) -> Task:
-    checks = tuple(Check(**check) for check in row["checks"])
-    return Task(**{**row, "checks": checks, **{key: tuple(row[key]) for key in ("choices", "tools")}})
+    if row.get("constraint") is not None:
+        raise UsageError(
+            "The run's task demands a form of its answer, which is not written down. Start it again."
+        )
+    parts = {key: tuple(row[key]) for key in ("choices", "tools")}
+    parts["stop"] = tuple(row.get("stop", ()))
+    parts["checks"] = tuple(Check(**check) for check in row["checks"])
+    parts["offers"] = tuple(ToolSpec(**spec) for spec in row.get("offers", ()))
+    parts["messages"] = tuple(map(_message, row.get("messages", ())))
+    return Task(**{**row, **parts})
+
+
+def _message(row: Mapping[str, Any]) -> Message:
+    return Message(**{**row, "tool_calls": tuple(ToolCall(**call) for call in row["tool_calls"])})
 
 
 _OPTIONS = ("strategy", "model", "models", "policy", "reward", "tools", "budget", "concurrency")

@@ -16,6 +16,7 @@ from ...serving.errors import UsageError
 from ...serving.flow import Completion, Failure, Flow, Generate, Message, Prompt, Sampling
 from ...serving.seeds import derive
 from ..base import Score, State, unscored
+from ..conversation import told
 
 INSTRUCTIONS = (
     "Judge a solution, finished or not, to the question below. Check whether every step follows and is "
@@ -100,12 +101,12 @@ class Judge:
         return Generate(prompt, n, self.sampling, self._seed(state, "again"), model=self.model)
 
     def _prompt(self, state: State) -> Prompt:
-        values = {"question": state.task.question, "solution": state.text.strip(), "scale": str(self.scale)}
+        values = {"question": told(state.task), "solution": state.text.strip(), "scale": str(self.scale)}
         text = re.sub(r"\{(question|solution|scale)\}", lambda place: values[place[1]], self.instructions)
         return Prompt.user(text)
 
     def _seed(self, state: State, use: str) -> int:
-        return derive(0, use, state.task.question, state.text)
+        return derive(0, use, told(state.task), state.text)
 
     def _verdicts(self, reply: Any) -> list[float]:
         if not _spoke(reply):

@@ -19,6 +19,7 @@ from ...serving.base import Capability
 from ...serving.errors import UsageError
 from ...serving.flow import Failure, Flow, Prompt, Rate
 from ..base import Score, State, unscored
+from ..conversation import told, turns
 
 _AGGREGATES = ("model", "last", "min", "product")
 
@@ -48,14 +49,16 @@ class RateReward:
         """One score for each state; all prefixes of all states are rated in one batch, each text once."""
         texts = [self._texts(state) for state in states]
         prompts = {
-            (state.task.question, text): Prompt(Prompt.user(state.task.question).messages, text)
+            (told(state.task), text): Prompt(
+                turns(state.task, state.task.question), text, tools=state.task.offers
+            )
             for state, prefixes in zip(states, texts, strict=True)
             for text in prefixes
         }
         replies = (yield [Rate(prompt, self.model) for prompt in prompts.values()]) if prompts else ()
         rated = dict(zip(prompts, map(self._squashed, replies), strict=True))
         return [
-            self._aggregated([rated[state.task.question, text] for text in prefixes])
+            self._aggregated([rated[told(state.task), text] for text in prefixes])
             for state, prefixes in zip(states, texts, strict=True)
         ]
 

@@ -15,6 +15,7 @@ from ...serving.base import Capability
 from ...serving.errors import UsageError
 from ...serving.flow import Failure, Flow, LogLikelihood, LogProb, Prompt
 from ..base import Score, State, unscored
+from ..conversation import told
 
 QUESTION = (
     "Question:\n{question}\n\nSolution so far:\n{solution}\n\n"
@@ -57,7 +58,7 @@ class SelfEval:
 
     def _asked(self, state: State) -> str:
         before, _, after = self.question.partition("{solution}")
-        asked = state.task.question
+        asked = told(state.task)
         return before.replace("{question}", asked) + state.text.strip() + after.replace("{question}", asked)
 
 
