@@ -2,7 +2,8 @@
 
 llama.cpp by way of xllamacpp, with continuous batching: all samples in flight advance together, one
 batch for each token. What it gives: samples with token ids and log-probs, the exact log-likelihood of
-a given continuation, hidden states.
+a given continuation, hidden states, texts that keep a JSON schema. Fields of `Generate.extra` are for
+servers; there is none here, and they are ignored.
 
     Prompt ── chat template, tokeniser ──► ids ──► Room (slots and tokens) ──► LlamaServer ──► Completion
 """
@@ -11,6 +12,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,10 +20,12 @@ from typing import Any, ClassVar, Literal
 from . import settings, weights
 from .base import Capability, Engine, Served
 from .errors import EngineError, TransientError, UsageError
-from .flow import Completion, Generate, Hidden, LogLikelihood, LogProb, Message, Prompt, Sampling, Usage
-from .llama import LlamaServer, Sample, drawn_logprob, too_long
+from .flow import Completion, Generate, Hidden, LogLikelihood, LogProb, Prompt, Sampling, Usage
+from .grammar import grammar
+from .llama import LlamaServer, Sample, best_logprobs, drawn_logprob, too_long
 from .room import Room
 from .seeds import derive
+from .tool_calls import described, offer, plain
 
 _FINISH: dict[str, Literal["eos", "stop", "length"]] = {"eos": "eos", "word": "stop", "limit": "length"}
 
@@ -55,7 +59,7 @@ class Embedded(Engine):
 
     name = "embedded"
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {"generate", "logprobs", "logprob", "hidden", "token_ids", "seed"}
+        {"generate", "logprobs", "top_logprobs", "logprob", "hidden", "token_ids", "seed", "json_schema"}
     )
 
     def __init__(
@@ -82,6 +86,7 @@ class Embedded(Engine):
         self._state_server: LlamaServer | None = None
         self._tokens = lru_cache(maxsize=4096)(self._encode)
         self._head = lru_cache(maxsize=256)(self._encode_head)
+        self._tried: set[str] = set()  # grammars that llama.cpp can read
 
     # ------------------------------------------------------------ what an engine does
 
@@ -94,6 +99,7 @@ class Embedded(Engine):
         server = await self._loaded()
         if request.n < 1 or request.sampling.max_tokens < 1:
             raise EngineError("n and max_tokens must be at least 1.")
+        rules = await self._rules(server, request)
         prompt = self._fitting(request.prompt, 1)
         length = min(request.sampling.max_tokens, self.context - len(prompt))
         width = min(self.slots, (self._room.tokens - len(prompt)) // length)
@@ -101,7 +107,8 @@ class Embedded(Engine):
         n_again = n_cached = n_rounds = 0
         while len(samples) < request.n:
             n = min(width, request.n - len(samples))
-            body = _completion_body(prompt, request.sampling, length, derive(seed, n_rounds))
+            body = _completion_body(prompt, request.sampling, length, derive(seed, n_rounds)) | rules
+            body["n_probs"] = max(1, request.top_logprobs)
             drawn = await self._complete(server, body, n, len(prompt) + n * length)
             samples += drawn
             n_found = max(sample.n_cached for sample in drawn)
@@ -110,7 +117,7 @@ class Embedded(Engine):
             else:  # of a prompt that is sent once only what is read anew counts again
                 n_again += len(prompt) - n_found
             n_rounds += 1
-        completions = [await self._completion(server, prompt, s, request.logprobs) for s in samples]
+        completions = [await self._completion(server, prompt, s, request) for s in samples]
         usage = Usage(
             input_tokens=len(prompt) + n_again,
             cached_tokens=n_cached,
@@ -197,15 +204,22 @@ class Embedded(Engine):
         if not prompt.messages and not prompt.prefix_ids:
             return self._tokenize(prompt.prefix, beginning=True)
         ids = prompt.prefix_ids or self._tokenize(prompt.prefix)
-        return self._head(prompt.messages) + ids
+        return self._head(replace(prompt, prefix="", prefix_ids=())) + ids
 
-    def _encode_head(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
+    def _encode_head(self, prompt: Prompt) -> tuple[int, ...]:
         """What precedes the prefix. Without messages only the token that begins a text, if there is one."""
-        if not messages:
+        if not prompt.messages:
             return self._tokenize("", beginning=True)
-        body = {"messages": [{"role": m.role, "content": m.content} for m in messages]}
-        text = self._text().ask("/apply-template", body)["prompt"]
+        messages = [plain(message) for message in prompt.messages]
+        text = self._templated(messages)
+        if prompt.tools:
+            tools = [described(tool) for tool in prompt.tools]
+            told = self._templated(messages, tools=tools)
+            text = self._templated(offer(messages, tools)) if told == text else told
         return self._tokenize(text, beginning=True)
+
+    def _templated(self, messages: Sequence[dict[str, str]], **beside: Any) -> str:
+        return str(self._text().ask("/apply-template", {"messages": messages, **beside})["prompt"])
 
     def _tokenize(self, text: str, *, beginning: bool = False) -> tuple[int, ...]:
         """Ids of a text. At the beginning of a prompt special tokens are read as such; within an
@@ -217,7 +231,7 @@ class Embedded(Engine):
         """Ids of `text` after the prompt: tokenised together and cut, where the cut falls between tokens."""
         if prompt.prefix and not prompt.prefix_ids:
             before = self._tokens(prompt)
-            both = self._tokens(Prompt(prompt.messages, prompt.prefix + text))
+            both = self._tokens(replace(prompt, prefix=prompt.prefix + text))
             if both[: len(before)] == before:
                 return both[len(before) :]
         return self._tokenize(text)
@@ -229,7 +243,7 @@ class Embedded(Engine):
     ) -> list[Sample]:
         """One streamed request of `n` samples that needs `n_tokens` of the pool."""
         samples = [Sample(self._tokenize) for _ in range(n)]
-        body |= {"cache_prompt": not self.deterministic, "stream": True, "n_cmpl": n, "n_probs": 1}
+        body |= {"cache_prompt": not self.deterministic, "stream": True, "n_cmpl": n}
         async with self._room.hold(self.slots if self.deterministic else n, n_tokens):
             await server.events("/completion", body, lambda event: samples[event["index"]].hear(event))
         if not all(sample.finish for sample in samples):
@@ -237,13 +251,45 @@ class Embedded(Engine):
         return samples
 
     async def _completion(
-        self, server: LlamaServer, prompt: Sequence[int], sample: Sample, logprobs: bool
+        self, server: LlamaServer, prompt: Sequence[int], sample: Sample, request: Generate
     ) -> Completion:
         ids = sample.ids
-        told = await self._fill(server, prompt, ids, sample.logprobs) if logprobs else ()
+        told = await self._fill(server, prompt, ids, sample.logprobs) if request.logprobs else ()
+        top = await self._tops(server, prompt, sample, request.top_logprobs) if request.top_logprobs else ()
         text = (await server.post("/detokenize", {"tokens": ids}))["content"] if ids else ""
         finish = _FINISH.get(sample.finish, "length")
-        return Completion(text, ids, told, finish, sample.stop, sample.n_tokens)
+        return Completion(text, ids, told, finish, sample.stop, sample.n_tokens, top)
+
+    async def _tops(
+        self, server: LlamaServer, prompt: Sequence[int], sample: Sample, n: int
+    ) -> tuple[tuple[float, ...], ...]:
+        """The `n` best log-probs at each token of a sample; where they are unknown, asked for."""
+        found = []
+        for i, top in enumerate(sample.tops):
+            if not top:
+                told = await self._told_of(server, [*prompt, *sample.ids[:i]], server.eos, n)
+                top = best_logprobs(told[0])
+            found.append(top[:n])
+        return tuple(found)
+
+    async def _rules(self, server: LlamaServer, request: Generate) -> dict[str, Any]:
+        """The fields that keep a request's constraint. Of a grammar that it cannot read llama.cpp says
+        nothing and goes on without: so each is tried once, against the pull of an end of turn."""
+        if request.constraint is None:
+            return {}
+        text = grammar(request.constraint, request.prompt.prefix)
+        if text not in self._tried:
+            body = _completion_body([server.eos], Sampling(temperature=0), 1, 0)
+            body |= {"grammar": text, "logit_bias": [[server.eos, _FORCED]]}
+            async with self._room.hold(self.slots if self.deterministic else 1, 2):
+                reply = await server.post("/completion", body)
+            if reply["stop_type"] == "eos":
+                raise EngineError(
+                    f"llama.cpp cannot keep this {type(request.constraint).__name__}: {text[:200]!r}. "
+                    "The transformers and sglang engines may."
+                )
+            self._tried.add(text)
+        return {"grammar": text}
 
     async def _score(
         self, server: LlamaServer, prompt: Sequence[int], ids: Sequence[int]
@@ -283,17 +329,23 @@ class Embedded(Engine):
     async def _score_one(self, server: LlamaServer, prompt: Sequence[int], token: int) -> float:
         """Log-prob of one token: drawn by force (10 ms), or, where llama.cpp keeps a drawn token to
         itself, looked up in the head of the distribution, or in all of it (0.6 s for 49,152 tokens)."""
-        body = _completion_body(prompt, Sampling(temperature=0), 1, 0)
-        body["cache_prompt"] = not self.deterministic
         for drawn, n_probs in ((token, 1), (server.eos, 1000), (server.eos, _WHOLE_VOCABULARY)):
-            body |= {"logit_bias": [[drawn, _FORCED]], "n_probs": n_probs}
-            async with self._room.hold(self.slots if self.deterministic else 1, len(prompt) + 1):
-                reply = await server.post("/completion", body)
-            for told in reply.get("completion_probabilities", ()):
+            for told in await self._told_of(server, prompt, drawn, n_probs):
                 for each in (told, *told["top_logprobs"]):
                     if each["id"] == token:
                         return drawn_logprob(each)
         raise EngineError(f"llama.cpp tells no log-prob of token {token}.")
+
+    async def _told_of(
+        self, server: LlamaServer, prompt: Sequence[int], drawn: int, n_probs: int
+    ) -> Sequence[Any]:
+        """What llama.cpp tells of the distribution after a prompt, `drawn` being drawn by force."""
+        body = _completion_body(prompt, Sampling(temperature=0), 1, 0)
+        body |= {"logit_bias": [[drawn, _FORCED]], "n_probs": n_probs, "cache_prompt": not self.deterministic}
+        async with self._room.hold(self.slots if self.deterministic else 1, len(prompt) + 1):
+            reply = await server.post("/completion", body)
+        told: Sequence[Any] = reply.get("completion_probabilities", ())
+        return told
 
 
 def _completion_body(prompt: Sequence[int], sampling: Sampling, length: int, seed: int) -> dict[str, Any]:
@@ -307,6 +359,7 @@ def _completion_body(prompt: Sequence[int], sampling: Sampling, length: int, see
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
         "min_p": 0,
+        "n_probs": 1,
         "stop": list(sampling.stop),
         # 32 bits, and all ones mean "random"; llama.cpp numbers the samples up from it.
         "seed": derive(seed, "llama.cpp") % (2**32 - 2**16),

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from .errors import EngineError, TransientError, UsageError
@@ -225,18 +225,26 @@ async def _reply(reader: asyncio.StreamReader) -> tuple[int, AsyncIterator[bytes
 # ---------------------------------------------------------------- what is drawn
 
 
+class Drawn(NamedTuple):
+    """One token. `logprob` is None, and `top` empty, where llama.cpp told nothing of it."""
+
+    token: int
+    logprob: float | None = None
+    top: tuple[float, ...] = ()  # the best log-probs at its place, falling
+
+
 class Sample:
     """One sample of a streamed completion, put together from its events.
 
     llama.cpp sends an event for each token, except for tokens that leave a character unfinished: their
     ids never arrive. The text that the next event brings tells them: its own tokenisation, which is
-    what the model drew in all but contrived cases. Log-probs of such tokens are unknown (None).
+    what the model drew in all but contrived cases. Log-probs of such tokens are unknown.
     """
 
     def __init__(self, tokenize: Callable[[str], Sequence[int]]) -> None:
         self._tokenize = tokenize
-        self._tokens: list[tuple[int, float | None]] = []
-        self._held: list[tuple[int, float | None]] = []  # since text was last sent
+        self._tokens: list[Drawn] = []
+        self._held: list[Drawn] = []  # since text was last sent
         self._hidden = 0  # tokens without an event, since text was last sent
         self.n_tokens = 0  # drawn, the end-of-turn token included
         self.n_cached = 0  # prompt tokens found in the cache
@@ -256,7 +264,7 @@ class Sample:
         self._hidden += event["tokens_predicted"] - self.n_tokens - 1
         self.n_tokens = event["tokens_predicted"]
         for token in event["tokens"]:
-            self._held.append((token, _logprob_in(event)))
+            self._held.append(_drawn(token, event))
         if event["content"]:
             self._flush(event["content"])
 
@@ -264,25 +272,35 @@ class Sample:
         known = self._held
         if self._hidden and text:
             ids = list(self._tokenize(text))
-            tail = known[-1:] if known and ids[-1:] == [known[-1][0]] else []
-            known = [(token, None) for token in ids[: len(ids) - len(tail)]] + tail
+            tail = known[-1:] if known and ids[-1:] == [known[-1].token] else []
+            known = [Drawn(token) for token in ids[: len(ids) - len(tail)]] + tail
         self._tokens += known
         self._held, self._hidden = [], 0
 
     @property
     def ids(self) -> tuple[int, ...]:
         """The tokens drawn, without the end-of-turn token."""
-        return tuple(token for token, _ in self._tokens)
+        return tuple(drawn.token for drawn in self._tokens)
 
     @property
     def logprobs(self) -> tuple[float | None, ...]:
         """Their log-probs under the model's own distribution, None where unknown."""
-        return tuple(logprob for _, logprob in self._tokens)
+        return tuple(drawn.logprob for drawn in self._tokens)
+
+    @property
+    def tops(self) -> tuple[tuple[float, ...], ...]:
+        """For each of them the best log-probs at its place, falling; empty where unknown."""
+        return tuple(drawn.top for drawn in self._tokens)
 
 
-def _logprob_in(event: JSON) -> float | None:
+def _drawn(token: int, event: JSON) -> Drawn:
     told = event.get("completion_probabilities")
-    return drawn_logprob(told[0]) if told else None
+    return Drawn(token, drawn_logprob(told[0]), best_logprobs(told[0])) if told else Drawn(token)
+
+
+def best_logprobs(told: JSON) -> tuple[float, ...]:
+    """The best log-probs in one entry of a reply, falling."""
+    return tuple(sorted(map(drawn_logprob, told["top_logprobs"]), reverse=True))
 
 
 def drawn_logprob(told: JSON) -> float:

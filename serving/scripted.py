@@ -9,6 +9,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from math import log
 from typing import TypeAlias
@@ -41,8 +42,10 @@ class Scripted(Engine):
     modulo its length. `stop` and `max_tokens` cut it as an engine would; a `Completion` is given out as
     it is. To fail, let the function raise, or the list hold, a TransientError or EngineError. Tokens are
     words with the white space before them and runs of newlines; each has probability 1/2. With
-    `ids=True` completions carry token ids. `latency_s` is waited before each reply of any kind;
-    `logprob`, `rate` and `hidden` answer the requests of that name, and are capabilities if given.
+    `ids=True` completions carry token ids. `top_logprobs` says of a request the best log-probs, falling, at
+    each token of a text; a `Completion` given carries its own. `latency_s` is waited before each reply of
+    any kind; `logprob`, `rate` and `hidden` answer the requests of that name. All four are capabilities if
+    given.
     """
 
     name = "scripted"
@@ -55,6 +58,7 @@ class Scripted(Engine):
         logprob: Callable[[LogProb], float | Sequence[float]] | None = None,
         rate: Callable[[Rate], float] | None = None,
         hidden: Callable[[Hidden], Sequence[float]] | None = None,
+        top_logprobs: Callable[[Generate], Sequence[float]] | None = None,
         ids: bool = False,
     ) -> None:
         self._script = replies
@@ -65,6 +69,7 @@ class Scripted(Engine):
         self._logprob = logprob
         self._rate = rate
         self._hidden = hidden
+        self._top = top_logprobs
         self._ids = ids
         self._constant: dict[tuple[int, int, tuple[str, ...], int], Served[tuple[Completion, ...]]] = {}
         gives: set[Capability] = {"generate", "logprobs", "seed"}
@@ -72,6 +77,7 @@ class Scripted(Engine):
         gives |= {"logprob"} if logprob else set()
         gives |= {"rate"} if rate else set()
         gives |= {"hidden"} if hidden else set()
+        gives |= {"top_logprobs"} if top_logprobs else set()
         vars(self)["capabilities"] = frozenset(gives)  # of the instance: a script says what it can do
 
     async def generate(self, request: Generate, *, seed: int) -> Served[tuple[Completion, ...]]:
@@ -79,7 +85,7 @@ class Scripted(Engine):
         if self._latency_s:
             await self._wait(request)
         n_input = self.count_tokens(request.prompt)
-        if isinstance(self._script, str) and not request.logprobs:
+        if isinstance(self._script, str) and not request.logprobs and not request.top_logprobs:
             sampling = request.sampling
             key = (request.n, sampling.max_tokens, sampling.stop, n_input)
             if key not in self._constant:
@@ -147,6 +153,9 @@ class Scripted(Engine):
                 raise reply
             if isinstance(reply, str):
                 reply = _cut(reply, request.sampling, ids=self._ids, logprobs=request.logprobs)
+                if request.top_logprobs and self._top is not None:
+                    best = tuple(self._top(request))[: request.top_logprobs]
+                    reply = replace(reply, top_logprobs=(best,) * len(_TOKEN.findall(reply.text)))
             completions.append(reply)
         n_output = sum(completion.n_tokens for completion in completions)
         return Served(tuple(completions), Usage(input_tokens=n_input, output_tokens=n_output, calls=1))

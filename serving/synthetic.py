@@ -12,12 +12,13 @@ function of (prefix, seed), so that what a search finds can be held against the 
 """
 
 import random
+from collections.abc import Iterable
 from math import log
 from typing import ClassVar, Literal
 
 from .base import Capability, Engine, Served
 from .errors import EngineError, UsageError
-from .flow import Completion, Generate, LogLikelihood, LogProb, Prompt, Rate, Sampling, Usage
+from .flow import Completion, Generate, LogLikelihood, LogProb, Prompt, Rate, Usage
 from .seeds import derive
 
 _BREAK = "\n\n"  # ends a step; token 0. Symbol i is token i + 1; the end of the turn has no text and no id
@@ -32,7 +33,7 @@ class Synthetic(Engine):
 
     name = "synthetic"
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {"generate", "logprobs", "logprob", "rate", "token_ids", "seed"}
+        {"generate", "logprobs", "top_logprobs", "logprob", "rate", "token_ids", "seed"}
     )
 
     def __init__(self, *, seed: int = 0, alphabet: str = "abc", depth: int = 4) -> None:
@@ -76,10 +77,7 @@ class Synthetic(Engine):
     async def generate(self, request: Generate, *, seed: int) -> Served[tuple[Completion, ...]]:
         """Sample i is drawn with `derive(seed, i)` and nothing else."""
         prefix = self._written(request.prompt)
-        drawn = tuple(
-            self._draw(prefix, request.sampling, random.Random(derive(seed, i)), logprobs=request.logprobs)
-            for i in range(request.n)
-        )
+        drawn = tuple(self._draw(prefix, request, random.Random(derive(seed, i))) for i in range(request.n))
         n_output = sum(completion.n_tokens for completion in drawn)
         return Served(drawn, Usage(self.count_tokens(request.prompt), output_tokens=n_output, calls=1))
 
@@ -105,27 +103,32 @@ class Synthetic(Engine):
         """Characters of the messages, tokens of the prefix."""
         return sum(len(m.content) for m in prompt.messages) + len(_tokens(self._written(prompt)))
 
-    def _draw(self, prefix: str, sampling: Sampling, rng: random.Random, *, logprobs: bool) -> Completion:
+    def _draw(self, prefix: str, request: Generate, rng: random.Random) -> Completion:
+        sampling = request.sampling
         tokens: list[str] = []
-        told: list[float] = []
         text, stop = "", ""
         while len(tokens) < sampling.max_tokens:
             options = self._next(prefix + text, sampling.temperature)
             token = rng.choices([t for t, _ in options], [p for _, p in options])[0]
             if not token:
-                return self._completion(tokens, told if logprobs else [], "", ended=True)
-            told.append(log(dict(self._next(prefix + text))[token]))
+                return self._completion(prefix, tokens, request, "", ended=True)
             tokens.append(token)
             text += token
             stop = next((each for each in sampling.stop if each in text), "")
             if stop:
                 break
-        return self._completion(tokens, told if logprobs else [], stop, ended=False)
+        return self._completion(prefix, tokens, request, stop, ended=False)
 
-    def _completion(self, tokens: list[str], logprobs: list[float], stop: str, *, ended: bool) -> Completion:
+    def _completion(
+        self, prefix: str, tokens: list[str], request: Generate, stop: str, *, ended: bool
+    ) -> Completion:
         ids = tuple(0 if t == _BREAK else self.alphabet.index(t) + 1 for t in tokens)
         finish: Literal["eos", "stop", "length"] = "stop" if stop else "eos" if ended else "length"
-        return Completion("".join(tokens), ids, tuple(logprobs), finish, stop, len(tokens) + ended)
+        asked = request.logprobs or request.top_logprobs
+        at = [dict(self._next(prefix + "".join(tokens[:i]))) for i in range(len(tokens))] if asked else []
+        told = tuple(log(p[t]) for p, t in zip(at, tokens, strict=False)) if request.logprobs else ()
+        top = tuple(_best(p.values(), request.top_logprobs) for p in at) if request.top_logprobs else ()
+        return Completion("".join(tokens), ids, told, finish, stop, len(tokens) + ended, top)
 
     def _written(self, prompt: Prompt) -> str:
         return prompt.prefix or "".join(self._token(i) for i in prompt.prefix_ids)
@@ -136,6 +139,10 @@ class Synthetic(Engine):
                 f"No token {i} in an alphabet of {len(self.alphabet)} symbols and the break, 0."
             )
         return self.alphabet[i - 1] if i else _BREAK
+
+
+def _best(probabilities: Iterable[float], n: int) -> tuple[float, ...]:
+    return tuple(sorted((log(p) for p in probabilities if p > 0), reverse=True)[:n])
 
 
 def _tokens(text: str) -> list[str]:

@@ -13,9 +13,10 @@ vote or a trace holds all that the model said; a gateway reads them out again at
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from .flow import ToolCall
+from .flow import Message, ToolCall, ToolSpec
 
 _BLOCK = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
 
@@ -46,9 +47,41 @@ def read(text: str) -> tuple[str, tuple[ToolCall, ...]]:
     return (rest.strip() if calls else text), tuple(calls)
 
 
+def plain(message: Message) -> dict[str, str]:
+    """A message for a chat template, its calls in its text: few templates have a place for them."""
+    content = "\n".join(filter(None, (message.content, write(message.tool_calls))))
+    answers = {"tool_call_id": message.tool_call_id} if message.role == "tool" else {}
+    return {"role": message.role, "content": content, **answers}
+
+
+def described(tool: ToolSpec) -> dict[str, Any]:
+    """A tool as chat templates and OpenAI's protocol take it."""
+    function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
+    return {"type": "function", "function": function}
+
+
+def offer(messages: Sequence[dict[str, str]], tools: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """The messages with the tools in the system message: for a template that has no place for tools."""
+    told = _OFFER.format("\n".join(map(json.dumps, tools)))
+    if messages and messages[0]["role"] == "system":
+        return [{"role": "system", "content": f"{messages[0]['content']}\n\n{told}"}, *messages[1:]]
+    return [{"role": "system", "content": told}, *messages]
+
+
 def _json(arguments: str) -> str:
     try:
         json.loads(arguments)
     except (ValueError, RecursionError):
         return json.dumps(arguments)
     return arguments
+
+
+_OFFER = """\
+You may call these functions, given by their JSON schemas:
+<tools>
+{}
+</tools>
+To call one, write its name and arguments as JSON within tags:
+<tool_call>
+{{"name": ..., "arguments": {{...}}}}
+</tool_call>"""

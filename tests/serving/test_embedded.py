@@ -1,15 +1,18 @@
 """The embedded engine on the real small model. Numbers asserted are laws, or measured with a margin."""
 
 import asyncio
+import json
+import math
 import subprocess
 import sys
 import time
 
 import pytest
 
+from abduce.serving.constraints import Check, Choices, JsonSchema, Regex
 from abduce.serving.embedded import Embedded
 from abduce.serving.errors import EngineError, UsageError
-from abduce.serving.flow import Generate, Hidden, LogProb, Message, Prompt, Sampling
+from abduce.serving.flow import Generate, Hidden, LogProb, Message, Prompt, Sampling, ToolCall, ToolSpec
 from abduce.serving.llama import Sample
 
 SEA = Prompt.user("Say something about the sea.")
@@ -20,6 +23,22 @@ def warm(**changes: object) -> Sampling:
 
 
 # ---------------------------------------------------------------- what is drawn
+
+
+async def test_the_best_log_probs_sum_to_one(embedded: Embedded) -> None:
+    asked = Generate(SEA, sampling=warm(max_tokens=1), top_logprobs=49152)
+    [c], _ = await embedded.generate(asked, seed=1)
+    assert math.fsum(map(math.exp, c.top_logprobs[0])) == pytest.approx(1, abs=1e-3)
+
+
+async def test_the_best_log_probs_of_characters_of_several_tokens(embedded: Embedded) -> None:
+    """llama.cpp tells nothing of a token that leaves a character unfinished: it is asked again."""
+    told = Prompt.user("Repeat exactly: 🦜🦜🦜")
+    sampling = Sampling(temperature=0, max_tokens=24)
+    [c], _ = await embedded.generate(Generate(told, sampling=sampling, logprobs=True, top_logprobs=2), seed=1)
+    assert len(c.top_logprobs) == len(c.ids)
+    for drawn, best in zip(c.logprobs, c.top_logprobs, strict=True):
+        assert drawn == pytest.approx(best[0], abs=0.5)
 
 
 async def test_ids_decode_to_the_text_and_go_on_from_it(embedded: Embedded) -> None:
@@ -99,7 +118,7 @@ async def test_characters_of_several_tokens(embedded: Embedded) -> None:
 def test_hidden_tokens_are_those_of_the_text_that_follows() -> None:
     sample = Sample(lambda text: [1, 2, 3])
     event = {"stop": False, "tokens": [9], "content": "x", "tokens_predicted": 1}
-    sample.hear(event | {"completion_probabilities": [{"logprob": -0.5}]})
+    sample.hear(event | {"completion_probabilities": [{"logprob": -0.5, "top_logprobs": []}]})
     sample.hear(event | {"tokens": [3], "content": "漢", "tokens_predicted": 4})  # 2 and 3 were hidden
     end = {"stopping_word": "", "stop_type": "limit", "timings": {"cache_n": 7}}
     sample.hear({"stop": True, "tokens_predicted": 5, **end})
@@ -271,3 +290,77 @@ def test_a_process_that_forgets_to_close_ends_in_silence(small_model: str) -> No
     command = [sys.executable, "-W", "error", "-c", code, small_model]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "1\n", "")
+
+
+# ---------------------------------------------------------------- constraints and tools
+
+POINT = {
+    "type": "object",
+    "properties": {"x": {"type": "integer"}, "colour": {"enum": ["red", "blue"]}},
+    "required": ["x", "colour"],
+    "additionalProperties": False,
+}
+
+
+async def test_samples_keep_a_json_schema(embedded: Embedded) -> None:
+    asked = Generate(SEA, n=4, sampling=warm(max_tokens=100), constraint=JsonSchema(POINT))
+    drawn, _ = await embedded.generate(asked, seed=5)
+    ended = [json.loads(c.text) for c in drawn if c.finish == "eos"]
+    assert ended
+    assert all(list(each) == ["x", "colour"] and each["colour"] in ("red", "blue") for each in ended)
+    assert all(isinstance(each["x"], int) for each in ended)
+
+
+async def test_samples_are_one_of_the_choices(embedded: Embedded) -> None:
+    options = Choices(('say "no"\n', "péché 🦜", "back\\slash", "yes", "yes!"))
+    drawn, _ = await embedded.generate(Generate(SEA, n=8, sampling=warm(), constraint=options), seed=6)
+    assert {c.text for c in drawn} <= set(options.options)
+    begun = Generate(Prompt(SEA.messages, "ye"), sampling=warm(), constraint=options)
+    [c], _ = await embedded.generate(begun, seed=6)
+    assert c.text in ("s", "s!")
+
+
+async def test_constrained_log_probs_are_those_before_the_constraint(embedded: Embedded) -> None:
+    asked = Generate(SEA, sampling=warm(), constraint=Choices(("xylophone",)), logprobs=True)
+    [c], _ = await embedded.generate(asked, seed=7)
+    told, _ = await embedded.logprob(LogProb(SEA, continuation_ids=c.ids))
+    assert sum(c.logprobs) == pytest.approx(told.total, abs=1)
+    assert sum(c.logprobs) < -3  # it was forced
+
+
+@pytest.mark.parametrize(
+    ("prompt", "constraint", "words"),
+    [
+        (SEA, Regex("a+"), "cannot keep a Regex.*transformers"),
+        (SEA, Check(bool, bool), "cannot keep a Check"),
+        (SEA, JsonSchema({}) * Choices(("1",)), "cannot keep a Product"),
+        (SEA, JsonSchema({"type": "nonsense"}), "cannot keep this JsonSchema"),
+        (Prompt(SEA.messages, "{"), JsonSchema({}), "cannot continue a prefix"),
+        (Prompt(SEA.messages, "x"), Choices(("yes",)), "No choice goes on"),
+    ],
+)
+async def test_constraints_it_cannot_keep(
+    embedded: Embedded, prompt: Prompt, constraint: object, words: str
+) -> None:
+    asked = Generate(prompt, sampling=warm(), constraint=constraint)  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match=words):
+        await embedded.generate(asked, seed=1)
+
+
+async def test_tools_and_calls_reach_the_model(embedded: Embedded) -> None:
+    """The small model's template has no place for tools: they stand in the system message."""
+    add = ToolSpec("add", "Adds.", {"type": "object", "properties": {"a": {"type": "number"}}})
+    called = Message("assistant", "", (ToolCall("c1", "add", '{"a": 1}'),))
+    talk = (*SEA.messages, called, Message("tool", "3", tool_call_id="c1"))
+
+    async def read(prompt: Prompt) -> str:
+        reply = await (await embedded._loaded()).post("/detokenize", {"tokens": embedded._tokens(prompt)})
+        return str(reply["content"])
+
+    told = await read(Prompt(talk, "So", tools=(add,)))
+    assert '"name": "add"' in told.split("<tools>")[1].split("</tools>")[0]
+    assert '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>' in told
+    assert told.endswith("tool\n3<|im_end|>\n<|im_start|>assistant\nSo")
+    assert "<tools>" not in await read(Prompt(talk, "So"))
+    ruled = await read(Prompt((Message("system", "Be brief."), *talk), tools=(add,)))
+    assert "Be brief.\n\nYou may call" in ruled
