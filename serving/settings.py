@@ -1,5 +1,6 @@
 """What the environment says: the only file that reads environment variables.
 
+ABDUCE_API_KEYS keys of the gateway, name:key,name:key; beside those of --keys
 ABDUCE_CACHE    folder of fetched weights; else $XDG_CACHE_HOME/abduce, ~/.cache/abduce
 ABDUCE_HOME     folder of runs and memories; else $XDG_STATE_HOME/abduce, ~/.local/state/abduce
 ABDUCE_MODEL    weights of the embedded engine, a path or hf:…; else the small model of weights.py
@@ -7,6 +8,7 @@ ABDUCE_THREADS  threads of the embedded engine; else half of the cores, 1 to 4, 
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from .errors import UsageError
@@ -27,6 +29,16 @@ def model() -> str | None:
     return os.environ.get("ABDUCE_MODEL") or None
 
 
+def api_keys() -> str:
+    """The API keys of the gateway as they were written, `name:key,name:key`; empty if there are none."""
+    return os.environ.get("ABDUCE_API_KEYS", "")
+
+
+def secret(name: str) -> str | None:
+    """A key of a hosted model, from the variable that the caller names. It is kept nowhere."""
+    return os.environ.get(name) or None
+
+
 def threads() -> int:
     """Threads for the embedded engine. Raises UsageError if the variable is no positive integer.
 
@@ -43,6 +55,17 @@ def threads() -> int:
     if os.environ.get("CI"):
         return 1
     return max(1, min(4, _cores() // 2))
+
+
+def environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process to be started: this one's, with changes."""
+    return {**os.environ, **changes}
+
+
+def set_unset(variables: Mapping[str, str]) -> None:
+    """Set what is not set in the environment, for libraries that start processes of their own."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
 
 
 def _cores() -> int:

@@ -6,6 +6,17 @@ import pytest
 from abduce.serving import weights
 from abduce.serving.embedded import Embedded
 from abduce.serving.errors import UsageError
+from abduce.serving.litellm import Litellm
+from abduce.serving.llama import LlamaServer
+from abduce.serving.transformers import Transformers
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What needs a real SGLang server runs only when it is asked for."""
+    if "sglang" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("sglang"):
+                item.add_marker(pytest.mark.skip(reason="needs a real SGLang server: make test-sglang"))
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +34,30 @@ def embedded(small_model: str) -> Iterator[Embedded]:
     engine = Embedded(small_model, slots=8, context=1024, threads=1)
     yield engine
     asyncio.run(engine.close())
+
+
+@pytest.fixture(scope="session")
+def white_box(small_model: str) -> Iterator[Transformers]:
+    """One transformers engine for the whole session; tests that need it skip without torch."""
+    for name in ("torch", "transformers", "llguidance"):
+        pytest.importorskip(name)
+    engine = Transformers(small_model, device="cpu", slots=8, context=1024)
+    yield engine
+    asyncio.run(engine.close())
+
+
+@pytest.fixture(scope="session")
+def protocol_server(small_model: str) -> Iterator[LlamaServer]:
+    """llama.cpp's own server, which speaks OpenAI's protocol, key and all."""
+    engine = Embedded(small_model, slots=4, context=1024, threads=1)
+    yield asyncio.run(engine._loaded())
+    asyncio.run(engine.close())
+
+
+@pytest.fixture
+def hosted(protocol_server: LlamaServer, monkeypatch: pytest.MonkeyPatch) -> Litellm:
+    """The small model as a hosted one."""
+    pytest.importorskip("litellm")
+    monkeypatch.setenv("HOSTED_KEY", protocol_server._key)
+    where = f"http://{protocol_server.host}:{protocol_server.port}/v1"
+    return Litellm("openai/small", api_base=where, api_key_env="HOSTED_KEY")

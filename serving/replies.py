@@ -1,0 +1,89 @@
+"""Replies in the form of OpenAI's protocol, read into completions."""
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Literal
+
+from .flow import Completion, Generate, ToolCall
+from .tool_calls import write
+
+_KEY = re.compile(
+    r"\b(?:sk|pk|rk|gsk|xai|key|api)[-_][\w*.-]{6,}|\bAIza[\w-]{10,}|\bBearer\s+\S+", re.IGNORECASE
+)
+
+
+def completion(choice: Any, request: Generate) -> Completion:
+    """One choice. Tool calls are written into the text; a stop mark that was met is put back."""
+    calls = getattr(choice.message, "tool_calls", None) or ()
+    said = write(ToolCall(call.id or "", call.function.name or "", call.function.arguments) for call in calls)
+    text = "\n".join(filter(None, (choice.message.content or "", said)))
+    text, finish, stop = _ended(text, choice, () if calls else request.sampling.stop)
+    told = getattr(getattr(choice, "logprobs", None), "content", None) or ()
+    return Completion(
+        text,
+        logprobs=tuple(min(0.0, float(t.logprob)) for t in told) if request.logprobs else (),
+        finish=finish,
+        stop=stop,
+        n_tokens=len(told),
+        top_logprobs=tuple(_best(t, request.top_logprobs) for t in told) if request.top_logprobs else (),
+    )
+
+
+def counted(drawn: Sequence[Completion], n_output: int) -> tuple[Completion, ...]:
+    """The completions with their numbers of tokens, which add up to what the provider says it wrote: of one
+    reply it tells the sum alone. Without any count, a token is three characters."""
+    sizes = [c.n_tokens or len(c.text) // 3 + 1 for c in drawn]
+    known = sum(c.n_tokens for c in drawn)  # of log-probs: llama.cpp's server counts one sample of several
+    if n_output <= known:
+        n_output = sum(sizes)
+    total, given, counts = sum(sizes), 0, []
+    for i in range(len(sizes)):
+        upto = round(n_output * sum(sizes[: i + 1]) / total)
+        counts.append(upto - given)
+        given = upto
+    return tuple(replace(c, n_tokens=n) for c, n in zip(drawn, counts, strict=True))
+
+
+def without_keys(text: str, key: str | None) -> str:
+    """The text without the key, and without what looks like one: providers repeat them in errors."""
+    if key:
+        text = text.replace(key, "***")
+    return _KEY.sub("***", text)
+
+
+def retry_after_s(error: Exception) -> float:
+    """How long the provider asks to wait, in seconds; 0 where it does not."""
+    for holder in (getattr(error, "response", None), error):
+        for name in ("headers", "litellm_response_headers"):
+            headers = getattr(holder, name, None) or {}
+            with suppress(TypeError, ValueError, KeyError):  # a date, or nothing
+                return max(0.0, float(headers["retry-after"]))
+    return 0.0
+
+
+def _ended(text: str, choice: Any, stops: Sequence[str]) -> tuple[str, Literal["eos", "stop", "length"], str]:
+    """The text with its stop mark, how it ended, and the mark."""
+    met = [(text.index(stop) + len(stop), stop) for stop in stops if stop in text]
+    if met:  # a server that keeps the mark, or does not know of marks
+        end, stop = min(met)
+        return text[:end], "stop", stop
+    if choice.finish_reason == "length":
+        return text, "length", ""
+    if not stops:
+        return text, "eos", ""
+    extra = {
+        **(getattr(choice, "model_extra", None) or {}),
+        **(getattr(choice, "provider_specific_fields", None) or {}),
+    }
+    for name in ("stop_reason", "matched_stop"):  # vLLM, SGLang: the mark, or a token, or null
+        if name in extra:
+            stop = extra[name]
+            return (text + stop, "stop", stop) if stop in stops else (text, "eos", "")
+    return text + stops[-1], "stop", stops[-1]
+
+
+def _best(told: Any, n: int) -> tuple[float, ...]:
+    known = sorted((min(0.0, float(each.logprob)) for each in told.top_logprobs or ()), reverse=True)
+    return tuple(known[:n])
