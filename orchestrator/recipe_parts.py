@@ -141,12 +141,16 @@ def check_reward(name: str, params: Mapping[str, Any]) -> Checked:
 
 
 def check_policy(name: str, params: Mapping[str, Any]) -> Checked:
-    """A policy preset and what it changes."""
+    """A policy preset and what it changes. A router's `large` is the engine that plays this role."""
     from ..serving.flow import Sampling
     from ..strategies.policy import POLICIES, StepPolicy, policy
 
+    if name == "glimp_router":
+        return _check_router(params)
     if not isinstance(name, str) or name not in POLICIES:
-        return Checked(dict(params), (Fault(("name",), str(UnknownName("policy", name, POLICIES))),))
+        return Checked(
+            dict(params), (Fault(("name",), str(UnknownName("policy", name, [*POLICIES, "glimp_router"]))),)
+        )
     # These have forms of their own, which `policy` reads.
     checked = check_fields(StepPolicy, params, what="a policy", converted=("sampling", "examples", "stop"))
     faults = list(checked.faults)
@@ -161,6 +165,23 @@ def check_policy(name: str, params: Mapping[str, Any]) -> Checked:
     if not faults:
         faults += _refusals(lambda **all_of: policy({"preset": name, **all_of}), checked.params)
     return Checked(checked.params, tuple(faults))
+
+
+def _check_router(params: Mapping[str, Any]) -> Checked:
+    from ..strategies.glimp_router import GlimpRouter, glimp_router
+
+    own = {key: value for key, value in params.items() if key != "large"}
+    checked = check_fields(GlimpRouter, own, what="glimp_router", converted=("policy",))
+    faults = list(checked.faults)
+    spec = own.get("policy", "cot")
+    inner = {"preset": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
+    below = check_policy(inner.pop("preset", "cot"), inner)
+    faults += [Fault(("policy", *fault.path), fault.message) for fault in below.faults]
+    if "large" in params:
+        faults += [Fault(("large", *fault.path), fault.message) for fault in check_model(params["large"])]
+    if not faults:
+        faults += _refusals(lambda **all_of: glimp_router(all_of), checked.params)
+    return Checked({**params, **checked.params}, tuple(faults))
 
 
 def check_model(spec: str | Mapping[str, Any]) -> Iterator[Fault]:

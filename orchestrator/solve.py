@@ -205,7 +205,7 @@ def _strategy(
         if key not in own:
             raise UnknownName(f"parameter of {name}", key, own | _OPTIONS)
     checked = _sound("", check_strategy(name, params))
-    parts: dict[str, Any] = {"policy": _policy(policy)}
+    parts: dict[str, Any] = {"policy": _policy(policy, roles)}
     if "reward" in known:
         parts["reward"] = _reward("reward", "self_eval" if reward is None else reward, parts["policy"], roles)
     elif reward is not None:
@@ -216,7 +216,8 @@ def _strategy(
     return made
 
 
-def _policy(spec: str | Policy | Mapping[str, Any]) -> Policy:
+def _policy(spec: str | Policy | Mapping[str, Any], roles: dict[str, Any]) -> Policy:
+    """The policy. `large` of a router is the engine of that role."""
     from ..strategies.policy import policy
     from .recipe_parts import check_policy
 
@@ -228,7 +229,12 @@ def _policy(spec: str | Policy | Mapping[str, Any]) -> Policy:
         raise UsageError(f"A policy is a name, a mapping or a Policy, got {spec!r:.200}.")
     params = dict(spec)
     name = params.pop("preset", "cot")
-    return policy({"preset": name, **_sound("policy", check_policy(name, params))})
+    checked = _sound("policy", check_policy(name, params))
+    if (large := checked.pop("large", None)) is not None:
+        if "large" in roles:
+            raise UsageError("The engine of 'large' is given twice: in models, and as large of the policy.")
+        roles["large"] = large
+    return policy({"preset": name, **checked})
 
 
 def _reward(
