@@ -4,16 +4,19 @@ Nothing heavy is imported and nothing is fetched.
 """
 
 import argparse
+import json
 import os
 import platform
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPException
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.table import Table
@@ -21,14 +24,14 @@ from rich.text import Text
 
 from ...serving import ENGINES
 from ...serving.errors import UsageError
+from ...serving.litellm import COMPROMISED, SAFE
+from ...serving.sglang import Sglang
 from .show import show
 from .solve import store
 
 _CORE = ("aiohttp", "langgraph", "networkx", "orjson", "pydantic", "pyyaml", "rich", "xllamacpp")
-_NEEDS = {  # engine: (module, extra that brings it)
-    "embedded": ("xllamacpp", ""),
-}
 _FREE_MB = 500
+_PROBE_S = 0.5  # for a server on this machine
 
 
 class Finding(NamedTuple):
@@ -100,17 +103,61 @@ def _state() -> Iterator[Finding]:
 
 
 def _engines() -> Iterator[Finding]:
-    for name in ENGINES:
-        module, extra = _NEEDS.get(name, ("", ""))
-        remedy = f"pip install 'abduce[{extra}]'" if extra else f"pip install {module}"
-        if not module:
-            yield Finding(f"engine {name}", True, "needs nothing")
-        elif find_spec(module) is None:
-            yield Finding(f"engine {name}", False, f"{module} is not installed", remedy, not extra)
-        else:
-            yield Finding(
-                f"engine {name}", True, f"{module} {_version(module) or ''}, {os.cpu_count()} cores"
-            )
+    """Each engine: installed, reachable, and what it gives besides text."""
+    looks = {"embedded": _embedded, "litellm": _litellm, "sglang": _sglang, "transformers": _transformers}
+    for name, built in ENGINES.items():
+        part = f"engine {name}"
+        finding = looks[name](part) if name in looks else Finding(part, True, "needs nothing")
+        gives = ", ".join(sorted(built.capabilities - {"generate"}))
+        yield finding._replace(found=f"{finding.found}\n  gives {gives}")
+
+
+def _embedded(part: str) -> Finding:
+    if (known := _version("xllamacpp")) is None:
+        return Finding(part, False, "xllamacpp is not installed", "pip install xllamacpp", True)
+    return Finding(part, True, f"xllamacpp {known}, {os.cpu_count()} cores")
+
+
+def _litellm(part: str) -> Finding:
+    known = _version("litellm")
+    if known is None:
+        return Finding(part, False, "litellm is not installed", "pip install 'abduce[hosted]'")
+    if known in COMPROMISED:
+        return Finding(part, False, f"litellm {known} is a compromised release", f"pip install '{SAFE}'")
+    return Finding(part, True, f"litellm {known}; wants your provider's key, such as OPENAI_API_KEY")
+
+
+def _transformers(part: str) -> Finding:
+    known = {name: _version(name) for name in ("torch", "transformers", "llguidance")}
+    if missing := [name for name, found in known.items() if found is None]:
+        found = f"not installed: {', '.join(missing)}"
+        return Finding(part, False, found, "pip install 'abduce[transformers]'")
+    return Finding(part, True, ", ".join(f"{name} {found}" for name, found in known.items()))
+
+
+def _sglang(part: str) -> Finding:
+    url = str(signature(Sglang).parameters["url"].default)
+    here = _version("sglang")
+    package = f"sglang {here}" if here else "sglang is not installed in this environment"
+    if (model := _served(url)) is not None:
+        return Finding(part, True, f"a server answers at {url}, with {model}; {package}")
+    start = f"abduce engine MODEL --port {urlsplit(url).port}"
+    remedy = start if here else f"pip install 'abduce[sglang]' && {start}"
+    return Finding(part, False, f"no server answers at {url}; {package}", remedy)
+
+
+def _served(url: str) -> str | None:
+    """The model of the SGLang server there, or None if there is no such server."""
+    where = urlsplit(url)
+    connection = HTTPConnection(where.hostname or "", where.port, timeout=_PROBE_S)
+    try:
+        connection.request("GET", "/model_info")
+        told = json.loads(connection.getresponse().read())
+        return str(told["model_path"])
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        return None
+    finally:
+        connection.close()
 
 
 def _gpu() -> Iterator[Finding]:
