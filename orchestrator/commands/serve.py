@@ -1,0 +1,78 @@
+"""`abduce serve`: recipes behind an OpenAI-compatible API."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+from ...serving.errors import UsageError
+from .solve import fetch_models
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Serve until a signal; 0 after a drain."""
+    from ...serving.settings import home
+    from ..gateway.accounts import Accounts
+    from ..gateway.app import Gateway, Limits
+    from ..gateway.keys import load
+    from ..gateway.served import by_name, from_recipe, passed_through
+    from ..gateway.server import serve
+
+    keys = load(chosen.keys)
+    if not keys.known and not _local(chosen.host):
+        raise UsageError(
+            f"Without API keys anybody who reaches {chosen.host} could ask. Write a file of keys and give "
+            "--keys FILE, or set ABDUCE_API_KEYS=name:key, or leave --host out."
+        )
+    limits = Limits(
+        concurrency=chosen.concurrency,
+        queue=chosen.queue,
+        body_bytes=chosen.max_body_mb << 20,
+        request_s=float(chosen.timeout_s),
+    )
+    models = by_name(
+        [
+            *(from_recipe(source, limits.request_s) for source in chosen.recipes),
+            *(passed_through(spec, limits.request_s) for spec in chosen.models),
+        ]
+    )
+    for model in models.values():
+        fetch_models(model.chat)
+    accounts = Accounts(home() / "gateway" / "spent.json" if keys.known else None)
+    gateway = Gateway(models, keys=keys, accounts=accounts, limits=limits)
+
+    def started(address: str) -> None:
+        names = ", ".join(models)
+        print(f"abduce: serving {names} at {address}/v1", file=sys.stderr)
+        who = f"{len(keys.known)} keys" if keys.known else "no keys: from this machine only"
+        print(f"abduce: {who}; stop with Ctrl-C", file=sys.stderr, flush=True)
+
+    serving = serve(gateway, host=chosen.host, port=chosen.port, drain_s=chosen.drain_s, started=started)
+    with _log_on_screen(chosen.quiet):
+        asyncio.run(serving)
+    print("abduce: stopped", file=sys.stderr)
+    return 0
+
+
+def _local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@contextmanager
+def _log_on_screen(quiet: bool) -> Iterator[None]:
+    shown = logging.StreamHandler(sys.stderr)
+    shown.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log = logging.getLogger("abduce.gateway")
+    log.addHandler(shown)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(shown)
+        log.setLevel(logging.NOTSET)
