@@ -23,12 +23,40 @@ class Built(NamedTuple):
 ENGINES: dict[str, Built] = {
     "embedded": Built(
         "Embedded",
-        frozenset({"generate", "logprobs", "logprob", "hidden", "token_ids", "seed"}),
+        frozenset(
+            {"generate", "logprobs", "top_logprobs", "logprob", "hidden", "token_ids", "seed", "json_schema"}
+        ),
+    ),
+    "litellm": Built(
+        "Litellm",
+        frozenset({"generate", "logprobs", "top_logprobs", "json_schema"}),
     ),
     "scripted": Built("Scripted", frozenset({"generate", "logprobs", "seed"})),
+    "sglang": Built(
+        "Sglang",
+        frozenset(
+            {"generate", "logprobs", "top_logprobs", "logprob", "hidden", "rate", "token_ids", "json_schema"}
+        ),
+    ),
     "synthetic": Built(
         "Synthetic",
-        frozenset({"generate", "logprobs", "logprob", "rate", "token_ids", "seed"}),
+        frozenset({"generate", "logprobs", "top_logprobs", "logprob", "rate", "token_ids", "seed"}),
+    ),
+    "transformers": Built(
+        "Transformers",
+        frozenset(
+            {
+                "generate",
+                "logprobs",
+                "top_logprobs",
+                "logprob",
+                "hidden",
+                "token_ids",
+                "seed",
+                "json_schema",
+                "constraint",
+            }
+        ),
     ),
 }
 """The engines of this package; each is in the file of its name."""

@@ -1,0 +1,30 @@
+"""The white box: a Hugging Face model of which every number can be seen, and samplers that need them all.
+
+| file           | idea                                                                        |
+|----------------|-----------------------------------------------------------------------------|
+| `engine.py`    | the engine `Transformers`                                                    |
+| `model.py`     | loading, tokeniser, chat template, attention of your own                     |
+| `decoding.py`  | a program yields rows of tokens and is sent log p: sampling, scoring         |
+| `batching.py`  | many programs at once in one batch                                           |
+| `slots.py`     | keys and values, and the forward                                             |
+| `potentials.py`| constraints as functions of a text; `matchers.py` of tokens, `timed.py` yours |
+| `awrs.py`      | adaptive weighted rejection sampling of one token                            |
+| `awrs_smc.py`  | a population of such texts, weighed and resampled                            |
+
+torch and transformers are imported when the engine loads its model.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .engine import Transformers
+
+__all__ = ["Transformers"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Transformers":
+        from .engine import Transformers
+
+        return Transformers
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
