@@ -1,16 +1,18 @@
 # Two commands on a machine that has Python ≥ 3.11 with venv, make and a network:
 #   make demo    install, fetch the small model, solve a problem by search with a live trace
 #   make test    install with the test extra, run the whole test suite
+#   make test-sglang  install SGLang for the CPU into .venv-sglang (3 GB), test what needs a server or torch
 # Also: make lint, make types, make clean. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?=
 VENV   := .venv
 PY     := $(VENV)/bin/python
+SGLANG := .venv-sglang
 PIP    := $(PY) -m pip --disable-pip-version-check --quiet
 ABDUCE := $(PY) -m abduce
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types clean model
+.PHONY: help demo test test-sglang lint types clean model
 .SILENT:
 
 # A moved checkout leaves a .venv that points to the old place: install again.
@@ -19,7 +21,7 @@ $(shell rm -f $(VENV)/.python $(VENV)/.core $(VENV)/.test $(VENV)/.dev)
 endif
 
 help:
-	sed -n '1,4s/^# \{0,1\}//p' Makefile
+	sed -n '1,5s/^# \{0,1\}//p' Makefile
 
 demo: $(VENV)/.core model
 	printf '\n$$ abduce solve "24 x 3" --recipe a-star-long-products --check numeric=72\n'
@@ -27,6 +29,12 @@ demo: $(VENV)/.core model
 
 test: $(VENV)/.test model
 	$(PY) -m pytest
+
+test-sglang: $(VENV)/.test $(SGLANG)/.ready model
+	$(PY) -m pytest -m sglang
+	$(SGLANG)/bin/python -m pytest -m "sglang or not sglang" $(NEED_TORCH)
+	PYTHONPATH=$(SGLANG_ENV)/stand_ins $(SGLANG)/bin/python -m pytest -W default -m "sglang or not sglang" \
+	    tests/serving/test_contract.py -k "in-process or transformers"
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
@@ -39,7 +47,7 @@ model: $(VENV)/.core
 	$(ABDUCE) model fetch
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(SGLANG) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # ---------------------------------------------------------------- the virtual environment
 
@@ -93,4 +101,31 @@ $(VENV)/.test: $(VENV)/.core
 $(VENV)/.dev: $(VENV)/.core
 	echo "Installing the test and dev extras into $(VENV)"
 	$(PIP) install --editable '.[test,dev]' || $(NO_INSTALL)
+	touch $@
+
+# ---------------------------------------------------------------- SGLang on the CPU, for the tests
+
+SGLANG_ENV := tests/serving/sglang_env
+SGLANG_PIP := $(SGLANG)/bin/python -m pip --disable-pip-version-check --quiet
+# Tests that skip without torch or SGLang.
+NEED_TORCH  = $(sort $(shell grep -lrE 'importorskip."(torch|sglang)' tests --include='test_*.py'))
+
+ifneq ($(shell cat $(SGLANG)/.home 2>/dev/null),$(CURDIR))
+$(shell rm -f $(SGLANG)/.ready)
+endif
+
+define MAKE_SGLANG
+for candidate in python3.11 python3.12 $(PY); do \
+    "$$candidate" -c 'import ensurepip, venv' 2>/dev/null && break; \
+done; \
+"$$candidate" -m venv --clear $(SGLANG)
+endef
+
+$(SGLANG)/.ready: $(SGLANG_ENV)/requirements.txt pyproject.toml | $(VENV)/.python
+	echo "Installing SGLang for the CPU into $(SGLANG) (3 GB, some minutes)."
+	echo "It is installed without its CUDA packages: pip will name them as missing, and that is as it should be."
+	$(SGLANG)/bin/python -c '' 2>/dev/null || { $(MAKE_SGLANG); }
+	$(SGLANG_PIP) install -r $(SGLANG_ENV)/requirements.txt || $(NO_INSTALL)
+	$(SGLANG_PIP) install --no-deps sglang==0.5.23 --editable . || $(NO_INSTALL)
+	printf '%s\n' '$(CURDIR)' > $(SGLANG)/.home
 	touch $@

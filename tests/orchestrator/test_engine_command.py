@@ -1,0 +1,126 @@
+"""`abduce engine`: what it says, what it starts, what it leaves behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from abduce.orchestrator.cli import main
+from abduce.serving.sglang import launch
+
+STAND_INS = Path(__file__).parents[1] / "serving" / "sglang_env" / "stand_ins"
+PYTHON = Path(__file__).parents[2] / ".venv-sglang" / "bin" / "python"
+
+
+def test_each_flag_is_printed_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["engine", "some/model", "--port", "31234", "--flags=--tp 2", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    for flag in launch.flags(gpu=launch.has_gpu(), amx=launch.has_amx()):
+        assert " ".join(flag.words) in shown
+        assert flag.reason in shown
+    assert "--model-path some/model --host 127.0.0.1 --port 31234" in shown
+    assert "--tp 2" in shown.splitlines()[-1]
+
+
+def test_replicas_stand_behind_a_cache_aware_router(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["engine", "some/model", "--port", "31234", "--replicas", "2", "--dry-run"]) == 0
+    commands = [line for line in capsys.readouterr().out.splitlines() if " -m sglang" in line]
+    assert len(commands) == 3
+    assert "--port 31235" in commands[0]
+    assert "--port 31236" in commands[1]
+    assert "--policy cache_aware" in commands[2]
+    assert "--worker-urls http://127.0.0.1:31235 http://127.0.0.1:31236" in commands[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["model.gguf"], "abduce engine small"),
+        (["m", "--python", "/no/such/python"], "is no Python that runs"),
+        (["m", "--python", sys.executable], "SGLang is not installed"),
+    ],
+)
+def test_mistakes_say_what_to_do(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if told == "SGLang is not installed":
+        try:
+            import sglang  # noqa: F401
+        except ImportError:
+            pass
+        else:
+            pytest.skip("SGLang is installed here")
+    assert main(["engine", *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_server_that_dies_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "print('no such model'); raise SystemExit(3)"]
+    server = launch.Server(command, f"http://127.0.0.1:{launch.free_port()}", log=tmp_path / "log")
+    with pytest.raises(launch.UsageError, match=r"(?s)code 3.*no such model"):
+        server.wait(30)
+    server.stop()
+
+
+def test_the_whole_group_ends(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    child = (
+        f"import time; open({str(pipe)!r}, 'w').write('x'); held = open({str(pipe)!r}, 'w'); time.sleep(60)"
+    )
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    server = launch.Server([sys.executable, "-c", code], "http://127.0.0.1:1", log=tmp_path / "log")
+    with pipe.open() as told:
+        assert told.read(1) == "x"  # the child of the server lives
+        time.sleep(0.2)
+        server.stop()
+        assert told.read() == ""  # nobody holds the pipe any more
+
+
+def test_a_server_does_not_outlive_who_started_it(tmp_path: Path) -> None:
+    """Not even kill -9 leaves one behind."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    child = f"import time; held = open({str(pipe)!r}, 'w'); held.write('x'); held.flush(); time.sleep(60)"
+    code = (
+        "import sys, time; from pathlib import Path; from abduce.serving.sglang import launch\n"
+        f"log, command = Path({str(tmp_path)!r}, 'l'), [sys.executable, '-c', {child!r}]\n"
+        "server = launch.Server(command, 'http://127.0.0.1:1', log=log)\n"
+        "time.sleep(60)"
+    )
+    starter = subprocess.Popen([sys.executable, "-c", code])
+    with pipe.open() as told:
+        assert told.read(1) == "x"
+        starter.kill()
+        starter.wait()
+        assert told.read() == ""
+
+
+@pytest.mark.sglang
+def test_it_serves_until_it_is_interrupted(tmp_path: Path) -> None:
+    port = launch.free_port()
+    words = ["engine", "small", "--python", str(PYTHON), "--port", str(port), "--logs", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(STAND_INS), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+    out = tmp_path / "out"
+    with out.open("w") as file:
+        command = subprocess.Popen(
+            [sys.executable, "-m", "abduce", *words], stdout=file, stderr=subprocess.STDOUT, env=environment
+        )
+        try:
+            until = time.monotonic() + 120
+            while "Ctrl-C ends it" not in out.read_text():
+                assert command.poll() is None, out.read_text()
+                assert time.monotonic() < until, out.read_text()
+                time.sleep(0.5)
+            assert urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200
+            command.send_signal(signal.SIGINT)
+            assert command.wait(60) == 130
+        finally:
+            command.kill()
+            command.wait()
+    assert f'model: {{engine: sglang, url: "http://127.0.0.1:{port}"}}' in out.read_text()
+    with pytest.raises(OSError, match="refused"):
+        urlopen(f"http://127.0.0.1:{port}/health", timeout=5)

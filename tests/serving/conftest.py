@@ -1,0 +1,43 @@
+"""The SGLang server of the tests: a real one, started once, on the CPU. `make test-sglang` runs it."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from abduce.serving import hf_folder
+from abduce.serving.errors import UsageError
+from abduce.serving.sglang import Sglang, launch
+
+from .sglang_env import launcher
+
+collect_ignore = ["sglang_env"]  # of the server's environment
+
+
+@pytest.fixture(scope="session")
+def hf_model() -> Path:
+    """The small model as a Hugging Face folder."""
+    try:
+        return hf_folder.small_model()
+    except UsageError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def sglang_server(hf_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[launch.Server]:
+    """One server for the whole session."""
+    if not launcher.PYTHON.exists():
+        pytest.skip("needs a real SGLang server: make test-sglang")
+    log = tmp_path_factory.mktemp("sglang") / "log"
+    with launch.running(launcher.server(hf_model, log)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sglang_in_process(hf_model: Path) -> Iterator[Sglang]:
+    """One engine in this process for the whole session."""
+    pytest.importorskip("sglang")
+    engine = Sglang(model=str(hf_model))
+    yield engine
+    asyncio.run(engine.close())
