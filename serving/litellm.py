@@ -315,7 +315,9 @@ class Litellm(Engine):
             raise TransientError(f"{self.model}: the reply holds no choice.")
         told = getattr(reply, "usage", None)
         n_output = int(getattr(told, "completion_tokens", 0) or 0)
-        completions = counted([completion(choice, request) for choice in choices], n_output)
+        completions = counted(
+            [completion(choice, request) for choice in choices], n_output, request.sampling.max_tokens
+        )
         details = getattr(told, "prompt_tokens_details", None)
         usage = Usage(
             input_tokens=int(getattr(told, "prompt_tokens", 0) or n_input),
@@ -381,6 +383,8 @@ def _library() -> Any:
         library: Any = litellm
         # It imports parts of itself at its first call, and those warn.
         library.completion("openai/none", [{"role": "user", "content": ""}], mock_response="", api_key="none")
+    # It copies replies by a schema that fields of a server's own, such as SGLang's metadata, don't fit.
+    warnings.filterwarnings("ignore", "(?s)Pydantic serializer warnings", UserWarning)
     library.suppress_debug_info = True  # it prints help for each error
     library.disable_aiohttp_transport = True  # its aiohttp sessions belong to one event loop
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):

@@ -31,18 +31,22 @@ def completion(choice: Any, request: Generate) -> Completion:
     )
 
 
-def counted(drawn: Sequence[Completion], n_output: int) -> tuple[Completion, ...]:
+def counted(drawn: Sequence[Completion], n_output: int, most: int) -> tuple[Completion, ...]:
     """The completions with their numbers of tokens, which add up to what the provider says it wrote: of one
-    reply it tells the sum alone. Without any count, a token is three characters."""
-    sizes = [c.n_tokens or len(c.text) // 3 + 1 for c in drawn]
-    known = sum(c.n_tokens for c in drawn)  # of log-probs: llama.cpp's server counts one sample of several
-    if n_output <= known:
-        n_output = sum(sizes)
-    total, given, counts = sum(sizes), 0, []
-    for i in range(len(sizes)):
-        upto = round(n_output * sum(sizes[: i + 1]) / total)
-        counts.append(upto - given)
-        given = upto
+    reply it tells the sum alone. One that was cut for length has `most`. Without any count, a token is three
+    characters."""
+    counts = [c.n_tokens or (most if c.finish == "length" else 0) for c in drawn]
+    sizes = [n or min(most, len(c.text) // 3 + 1) for c, n in zip(drawn, counts, strict=True)]
+    # llama.cpp's server counts one sample of several.
+    left = n_output - sum(counts) if n_output > sum(c.n_tokens for c in drawn) else 0
+    if left <= 0:
+        counts = sizes
+    able = [i for i, n in enumerate(counts) if n < most] or [0]
+    for place, i in enumerate(able):  # shares by size, within what each may have
+        share = left if i == able[-1] else round(left * sizes[i] / sum(sizes[j] for j in able[place:]))
+        share = max(0, share if i == able[-1] else min(share, most - counts[i]))
+        counts[i] += share
+        left -= share
     return tuple(replace(c, n_tokens=n) for c, n in zip(drawn, counts, strict=True))
 
 

@@ -6,6 +6,7 @@ Prompts travel as token ids, so that a continuation is found in the server's pre
 token, and log-probs belong to the text.
 """
 
+import asyncio
 import itertools
 import re
 import uuid
@@ -194,6 +195,8 @@ class Sglang(Engine):
     async def _post(self, route: str, body: dict[str, Any]) -> Any:
         """One request, named so that it can be aborted. Names are of one length: the server aborts
         whatever begins with a name."""
+        if self._transport.singly and not isinstance(body["input_ids"][0], int):
+            return await asyncio.gather(*(self._post(route, each) for each in wire.single(body)))
         rid = f"{self._name}{next(self._numbers):012x}"
         if len(body["input_ids"]) and not isinstance(body["input_ids"][0], int):
             body["rid"] = [f"{rid}{i:04x}" for i in range(len(body["input_ids"]))]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses after which trying again may help
 _AWAY = frozenset({502, 503, 504})  # of a server that ends or begins, or of a router that finds none
+_ROUTED = frozenset({"/generate", "/health", "/workers"})  # what a router answers itself
 _POLL_S = 0.5
 
 
@@ -31,7 +32,9 @@ class _Pool:
 
 
 class Http:
-    """`url`: of a server or of a router before several; a path in front of the routes is kept.
+    """`url`: of a server, or of a `sglang-router` before several; a path in front of the routes is kept.
+    A router passes on `/generate`, one prompt a request, and little else: the rest is asked of the servers
+    it names.
 
     Connections are opened as calls need them, one for each call in flight, and kept for later calls.
     When a connection breaks or none can be made, the call waits up to `patience_s` seconds for the server
@@ -44,8 +47,10 @@ class Http:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"url must be like 'http://127.0.0.1:30000', got {url!r}.")
         self.where = f"the SGLang server at {url.rstrip('/')}"
+        self.singly = False
         self._url = url.rstrip("/")
         self._parts = parts
+        self._workers: tuple[str, ...] = ()  # behind a router
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
@@ -92,11 +97,11 @@ class Http:
 
     def ask(self, route: str, body: Mapping[str, Any]) -> Any:
         """One short request on a connection of its own, without an event loop."""
-        secure = self._parts.scheme == "https"
-        connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = connect(str(self._parts.hostname), self._parts.port, timeout=1.0)
+        parts = urlsplit(self._address(route))
+        connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = connect(str(parts.hostname), parts.port, timeout=1.0)
         try:
-            connection.request("POST", self._parts.path.rstrip("/") + route, json.dumps(body), self._headers)
+            connection.request("POST", parts.path, json.dumps(body), self._headers)
             reply = connection.getresponse()
             said = reply.read()
         except (OSError, http.client.HTTPException) as error:
@@ -116,8 +121,24 @@ class Http:
                 f"{error} Start one with: abduce engine MODEL --port {self._parts.port or 80}"
                 " (or give the engine another url)."
             ) from None
+        except EngineError as error:
+            self._workers = await self._behind(error)
+            self.singly = True
+            self._targets.clear()
+
+    async def _behind(self, fault: EngineError) -> tuple[str, ...]:
+        """The servers behind a router. Raises `fault` if this is none."""
+        with suppress(EngineError, TypeError, KeyError):
+            told = await self.get("/workers")
+            if urls := tuple(str(each["url"]).rstrip("/") for each in told["workers"]):
+                return urls
+        raise fault
 
     # ------------------------------------------------------------ connections
+
+    def _address(self, route: str) -> str:
+        by_router = not self._workers or route in _ROUTED
+        return (self._url if by_router else self._workers[0]) + route
 
     def _target(self, route: str) -> Any:
         """The route's address, parsed once."""
@@ -125,7 +146,7 @@ class Http:
         if found is None:
             import yarl
 
-            found = self._targets[route] = yarl.URL(self._url + route)
+            found = self._targets[route] = yarl.URL(self._address(route))
         return found
 
     def _pool(self) -> _Pool:
@@ -174,9 +195,10 @@ class Http:
         import aiohttp
 
         with suppress(aiohttp.ClientError, TimeoutError):
-            for each in [rid] if isinstance(rid, str) else rid:
-                async with pool.session.post(self._target("/abort_request"), json={"rid": each}) as reply:
-                    await reply.read()
+            for server in self._workers or (self._url,):
+                for each in [rid] if isinstance(rid, str) else rid:
+                    async with pool.session.post(f"{server}/abort_request", json={"rid": each}) as reply:
+                        await reply.read()
 
     async def _lost(self, error: Exception) -> NoReturn:
         """After a connection broke: wait for the server, then have the call sent again."""

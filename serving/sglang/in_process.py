@@ -25,6 +25,7 @@ class InProcess:
 
     def __init__(self, model: str, options: Mapping[str, Any]) -> None:
         self.where = f"the SGLang engine of {model}"
+        self.singly = False
         self._model = model
         self._options = dict(options)
         self._loading = threading.Lock()

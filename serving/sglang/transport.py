@@ -15,6 +15,7 @@ class Transport(Protocol):
     """
 
     where: str  # the server, as a person would name it
+    singly: bool  # whether a request may hold one prompt only
 
     async def post(self, route: str, body: Mapping[str, Any]) -> Any:
         """The reply to a request."""

@@ -49,6 +49,15 @@ def divide(extra: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], bo
     return params, beside, not _BENDING.isdisjoint(extra)
 
 
+def single(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A request of several prompts as requests of one each."""
+    params = body["sampling_params"]
+    return [
+        {**body, "input_ids": ids, "sampling_params": params[i] if isinstance(params, list) else params}
+        for i, ids in enumerate(body["input_ids"])
+    ]
+
+
 def completion(said: Mapping[str, Any], *, logprobs: bool, top: int) -> Completion:
     """One sample. The token that ends a turn is counted, but is no part of text, ids or log-probs."""
     ids: Sequence[int] = said["output_ids"]

@@ -1,5 +1,6 @@
 """`abduce engine`: what it says, what it starts, what it leaves behind."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -11,7 +12,8 @@ from urllib.request import urlopen
 import pytest
 
 from abduce.orchestrator.cli import main
-from abduce.serving.sglang import launch
+from abduce.serving.flow import Generate, LogProb, Prompt, Sampling
+from abduce.serving.sglang import Sglang, launch
 
 STAND_INS = Path(__file__).parents[1] / "serving" / "sglang_env" / "stand_ins"
 PYTHON = Path(__file__).parents[2] / ".venv-sglang" / "bin" / "python"
@@ -99,10 +101,24 @@ def test_a_server_does_not_outlive_who_started_it(tmp_path: Path) -> None:
         assert told.read() == ""
 
 
+async def two_samples(url: str) -> None:
+    async with Sglang(url) as engine:
+        await engine.ready()
+        prompt, sampling = Prompt.user("Name three colours."), Sampling(temperature=0.5, max_tokens=4)
+        asked = Generate(prompt, n=2, sampling=sampling, logprobs=True)
+        drawn, usage = await engine.generate(asked, seed=1)
+        assert [len(each.logprobs) for each in drawn] == [len(each.ids) for each in drawn]
+        assert len(drawn) == 2
+        assert usage.input_tokens == engine.count_tokens(prompt)
+        told, _ = await engine.logprob(LogProb(prompt, continuation_ids=drawn[0].ids))
+        assert told.logprobs == pytest.approx(drawn[0].logprobs, abs=1e-3)
+
+
 @pytest.mark.sglang
-def test_it_serves_until_it_is_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [[], ["--replicas", "2"]], ids=["one", "replicas"])
+def test_it_serves_until_it_is_interrupted(more: list[str], tmp_path: Path) -> None:
     port = launch.free_port()
-    words = ["engine", "small", "--python", str(PYTHON), "--port", str(port), "--logs", str(tmp_path)]
+    words = ["engine", "small", "--python", str(PYTHON), "--port", str(port), "--logs", str(tmp_path), *more]
     environment = {**os.environ, "PYTHONPATH": str(STAND_INS), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
     out = tmp_path / "out"
     with out.open("w") as file:
@@ -110,12 +126,12 @@ def test_it_serves_until_it_is_interrupted(tmp_path: Path) -> None:
             [sys.executable, "-m", "abduce", *words], stdout=file, stderr=subprocess.STDOUT, env=environment
         )
         try:
-            until = time.monotonic() + 120
+            until = time.monotonic() + 180
             while "Ctrl-C ends it" not in out.read_text():
                 assert command.poll() is None, out.read_text()
                 assert time.monotonic() < until, out.read_text()
                 time.sleep(0.5)
-            assert urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200
+            asyncio.run(two_samples(f"http://127.0.0.1:{port}"))
             command.send_signal(signal.SIGINT)
             assert command.wait(60) == 130
         finally:
