@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 
 from .. import hf_folder, settings
 from ..errors import EngineError, MissingExtra, UsageError
-from ..flow import Message, Prompt
-from ..tool_calls import write
+from ..flow import Prompt
+from ..tool_calls import described, offer, plain
 from .matchers import Vocabulary
 
 Attention: TypeAlias = str | Callable[..., Any]
@@ -101,16 +101,11 @@ class Tokeniser:
         """The messages by the chat template, up to where the assistant's turn begins."""
         if not self.hf.chat_template:
             raise EngineError("This model has no chat template: give Prompt(prefix=...) without messages.")
-        messages = [_plain_message(message) for message in prompt.messages]
-        tools = [_tool(each.name, each.description, dict(each.parameters)) for each in prompt.tools]
+        messages = [plain(message) for message in prompt.messages]
+        tools = [described(tool) for tool in prompt.tools]
         text = self._template(messages, tools or None)
         if tools and text == self._template(messages, None):  # the template has no place for them
-            offer = _TOOLS.format("\n".join(map(json.dumps, tools)))
-            if messages[0]["role"] == "system":
-                messages[0] = {"role": "system", "content": f"{messages[0]['content']}\n\n{offer}"}
-            else:
-                messages.insert(0, {"role": "system", "content": offer})
-            text = self._template(messages, None)
+            text = self._template(offer(messages, tools), None)
         return self.encode(text, beginning=True)
 
     def _template(self, messages: list[dict[str, str]], tools: list[dict[str, Any]] | None) -> str:
@@ -189,25 +184,3 @@ def _attention_name(transformers: Any, attention: Attention) -> str:
     name = f"abduce_{getattr(attention, '__name__', 'attention')}_{id(attention):x}"
     transformers.AttentionInterface.register(name, attention)
     return name
-
-
-def _plain_message(message: Message) -> dict[str, str]:
-    """Tool calls stand in the text, in the one form of `tool_calls.py`: few templates show them."""
-    content = "\n".join(filter(None, (message.content, write(message.tool_calls))))
-    return {"role": message.role, "content": content}
-
-
-def _tool(name: str, description: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    function = {"name": name, "description": description, "parameters": parameters}
-    return {"type": "function", "function": function}
-
-
-_TOOLS = """\
-You may call these functions, given by their JSON schemas:
-<tools>
-{}
-</tools>
-To call one, write its name and arguments as JSON within tags:
-<tool_call>
-{{"name": ..., "arguments": {{...}}}}
-</tool_call>"""
