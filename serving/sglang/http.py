@@ -127,10 +127,16 @@ class Http:
             self._targets.clear()
 
     async def _behind(self, fault: EngineError) -> tuple[str, ...]:
-        """The servers behind a router. Raises `fault` if this is none."""
+        """The servers behind a router, which takes a while to find them. Raises `fault` if this is none."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience_s
         with suppress(EngineError, TypeError, KeyError):
-            told = await self.get("/workers")
-            if urls := tuple(str(each["url"]).rstrip("/") for each in told["workers"]):
+            while True:
+                told = (await self.get("/workers"))["workers"]
+                if told or loop.time() >= until:
+                    break
+                await asyncio.sleep(_POLL_S)
+            if urls := tuple(str(each["url"]).rstrip("/") for each in told):
                 return urls
         raise fault
 
