@@ -5,6 +5,7 @@ their connections from call to call.
 """
 
 import asyncio
+import atexit
 import os
 import threading
 from collections.abc import Coroutine
@@ -51,6 +52,18 @@ def _background_loop() -> asyncio.AbstractEventLoop:
         return _loop
 
 
+@atexit.register
+def _wind_up() -> None:
+    """Let what still runs at the end of the program, such as an engine's connections, close in good order."""
+    loop, thread = _loop, _thread
+    if loop is None or thread is None or not thread.is_alive():
+        return
+    with suppress(TimeoutError, RuntimeError):
+        asyncio.run_coroutine_threadsafe(_all_cancelled(), loop).result(timeout=5)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(timeout=5)
+
+
 def _start_anew() -> None:
     """In a forked child: the thread is the parent's, and the lock may be held by one that is not here."""
     global _lock, _loop, _thread
@@ -61,6 +74,12 @@ def _start_anew() -> None:
 _orphans: list[asyncio.AbstractEventLoop | None] = []  # kept: collecting one would touch the parent's sockets
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_anew)
+
+
+async def _all_cancelled() -> None:
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await _all_done()
 
 
 async def _all_done() -> None:

@@ -85,3 +85,20 @@ def test_waiting_in_a_thread_of_what_is_waited_for_works():
         return await asyncio.to_thread(wait_for, where())
 
     assert wait_for(nested()) == wait_for(where())
+
+
+def test_what_still_runs_at_the_end_of_the_program_closes_in_good_order():
+    script = (
+        "import asyncio\n"
+        "from abduce.orchestrator.background import wait_for\n"
+        "async def held():\n"
+        "    try: await asyncio.get_running_loop().create_future()\n"
+        "    finally: await asyncio.sleep(0.01); print('closed')\n"
+        "async def start():\n"
+        "    global kept; kept = asyncio.create_task(held()); await asyncio.sleep(0)\n"
+        "wait_for(start())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.stdout, done.stderr) == ("closed\n", "")
