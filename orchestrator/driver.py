@@ -12,12 +12,12 @@ A request that fails is answered with a `Failure`. A batch of which nothing was 
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import inf
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from ..serving.errors import BudgetExhausted, EngineError, SearchEnded, TransientError, UsageError
 from ..serving.flow import (
@@ -38,15 +38,20 @@ from ..serving.flow import (
 from ..serving.seeds import derive
 from .journal import Entry, Journal
 from .ledger import Budget, Ledger, Need
-from .services import Services, Switchboard
+from .services import AnswerNeeded, Services, Switchboard
+from .together import all_then_raise, cancel, together
 from .trace import Called, Event, Exhausted, Noted, Observer, Path
 
 T = TypeVar("T")
+Gate: TypeAlias = Callable[[Path, Sequence[Request]], Awaitable[None]]
+"""Awaited before each batch of each flow, with the batch's path: who steps through a run holds it there."""
+
 log = logging.getLogger(__name__)
 
 
 class Driver:
-    """Carries out one run."""
+    """Carries out one run, or one visit of a node in a run of several: `root` is then the beginning of all
+    its paths, `ledger` the account of the whole run and `elapsed_s` how long it has been going on."""
 
     def __init__(
         self,
@@ -59,14 +64,18 @@ class Driver:
         concurrency: int | None = None,
         retries: int = 2,
         backoff_s: float = 0.2,
+        root: Path = (),
+        ledger: Ledger | None = None,
+        elapsed_s: float | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self.services = services
         self.budget = budget or Budget()
-        self.ledger = Ledger(self.budget)
+        self.ledger = ledger or Ledger(self.budget)
         self._limited = self.ledger.limited
         self.journal = journal
         self._observers = tuple(observers)
-        self._switchboard = Switchboard(services, seed=seed, concurrency=concurrency)
+        self._switchboard = Switchboard(services, seed=seed, concurrency=concurrency, depth=len(root))
         self._retries = retries
         self._backoff_s = backoff_s
         self._calls: set[asyncio.Task[Any]] = set()  # calls a deadline would cancel
@@ -75,28 +84,35 @@ class Driver:
         self._cut_short = False  # a branch ran into a limit
         self._open: set[Path] = set()  # forks and branches not begun, batches not delivered, if cancelled now
         self._cut: set[Path] = set()  # the same, of branches that lost their race before a resume
+        self._root = root
+        self._before_s = elapsed_s
+        self._gate = gate
+        self._held = 0  # flows that wait at the gate
+        self._held_at = 0.0
         self._t0 = perf_counter()
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the run began, time before a resume included."""
-        return perf_counter() - self._t0
+        """Seconds since the run began, time before a resume included, time at the gate left out."""
+        return (self._held_at if self._held else perf_counter()) - self._t0
 
     async def run(self, flow: Flow[T]) -> T:
         """Run a flow to its end and return what it returns. Raises what the flow raises, and what an engine
         raises that cannot be made ready; the clock starts once all are."""
         for engine in {id(engine): engine for engine in self.services.engines.values()}.values():
             await engine.ready()
-        self._t0 = perf_counter() - (self.journal.elapsed_s if self.journal else 0.0)
+        before = self._before_s
+        if before is None:
+            before = self.journal.elapsed_s if self.journal else 0.0
+        self._t0 = perf_counter() - before
         if self.budget.seconds is None:
-            return await self._drive(flow, ())
+            return await self._drive(flow, self._root)
         self._deadline = self.budget.seconds
-        left = max(0.0, self._deadline - self.elapsed_s)
-        alarm = asyncio.get_running_loop().call_later(left, self._expire)
+        self._set_alarm()
         try:
-            return await self._drive(flow, ())
+            return await self._drive(flow, self._root)
         finally:
-            alarm.cancel()
+            self._alarm.cancel()
 
     # ------------------------------------------------------------ flows
 
@@ -104,6 +120,7 @@ class Driver:
         """One flow, batch by batch. `replay_only` runs a branch that lost its race before a resume."""
         turn = 0
         here: Path = path
+        is_branch = path != self._root
         self._open.discard(path)
         try:
             if path in self._cut:
@@ -113,18 +130,22 @@ class Driver:
                 here = (*path, turn)
                 turn += 1
                 try:
+                    if self._gate is not None:
+                        await self._wait_at_gate(self._gate, here, batch)
                     replies = await self._batch(batch, here, replay_only)
                     if turn % _BREATH == 0:
                         await asyncio.sleep(0)
                 except SearchEnded as end:
                     self._emit(Exhausted(here, str(end), self.elapsed_s))
-                    if path:
+                    if is_branch:
                         self._cut_short = True
                     else:
                         self.ledger.open_reserve()
                     batch = flow.throw(end)
                 else:
-                    if self._cut_short and not path:  # nothing is in flight now, and the end was swallowed
+                    if (
+                        self._cut_short and not is_branch
+                    ):  # nothing is in flight now, and the end was swallowed
                         self.ledger.open_reserve()
                     batch = flow.send(replies)
         except StopIteration as end:
@@ -135,6 +156,18 @@ class Driver:
             raise
         finally:
             flow.close()
+
+    async def _wait_at_gate(self, gate: Gate, path: Path, batch: Sequence[Request]) -> None:
+        """The clock of the run stands while any flow is held."""
+        if not self._held:
+            self._held_at = perf_counter()
+        self._held += 1
+        try:
+            await gate(path, batch)
+        finally:
+            self._held -= 1
+            if not self._held:
+                self._t0 += perf_counter() - self._held_at
 
     async def _batch(self, batch: Sequence[Request], path: Path, replay_only: bool) -> list[Any]:
         replies: list[Any] = [None] * len(batch)
@@ -150,7 +183,7 @@ class Driver:
         elif waiting:
             self._open.update((*path, i) for i in waiting if type(batch[i]) is Fork)
             calls = (self._answer(batch[i], (*path, i), replay_only) for i in waiting)
-            answers = await (_all_then_raise if replay_only else _together)(calls)
+            answers = await (all_then_raise if replay_only else together)(calls)
             for i, answer in zip(waiting, answers, strict=True):
                 replies[i] = answer
         if path in self._cut:
@@ -175,7 +208,7 @@ class Driver:
         self._open.update((*path, b) for b in range(len(fork.flows)))
         if fork.until is None:
             branches = (self._branch(flow, (*path, b), replay_only) for b, flow in enumerate(fork.flows))
-            return tuple(await (_all_then_raise if replay_only else _together)(branches))
+            return tuple(await (all_then_raise if replay_only else together)(branches))
         return await self._race(fork.flows, fork.until, path, replay_only)
 
     async def _race(
@@ -195,7 +228,7 @@ class Driver:
                 self._branch(flow, (*path, b), False) if b in winners else self._lost(flow, (*path, b))
                 for b, flow in enumerate(flows)
             )
-            results = await _together(branches)
+            results = await together(branches)
             return tuple(r if b in winners else lost[b] for b, r in enumerate(results))
         tasks = {
             asyncio.ensure_future(self._branch(flow, (*path, b), False)): b for b, flow in enumerate(flows)
@@ -210,7 +243,7 @@ class Driver:
                     if not (ended and until(ended)):
                         ended[tasks[task]] = result
         finally:
-            await _cancel(tasks)
+            await cancel(tasks)
         if self.journal is not None:
             cut = tuple(sorted(p for p in self._open if p[: len(path)] == path))
             entry = Entry((tuple(ended), cut), Usage(), began, self.elapsed_s - began)
@@ -333,6 +366,8 @@ class Driver:
                     spent, failed = spent + once, attempt
                     await asyncio.sleep(self._backoff_s * 2 ** (attempt - 1))
                     attempt += 1
+                except AnswerNeeded:
+                    raise
                 except Exception as error:
                     kind = _FAULTS.get(type(request), "engine")
                     if isinstance(error, UsageError) and kind == "engine":
@@ -353,7 +388,14 @@ class Driver:
             if failed:
                 self.ledger.take_back(_price(request), failed)
 
+    def _set_alarm(self) -> None:
+        left = self._deadline - self.elapsed_s
+        self._alarm = asyncio.get_running_loop().call_later(max(left, 0.0), self._expire)
+
     def _expire(self) -> None:
+        if self._held or self.elapsed_s < self._deadline - 0.001:  # the clock stood in between
+            self._alarm = asyncio.get_running_loop().call_later(0.05, self._set_alarm)
+            return
         self._expired = True
         for task in self._calls:
             task.cancel()
@@ -397,30 +439,3 @@ def _price(request: Any) -> Usage:
 
 class _Unanswered(Exception):
     """A branch that lost its race got no further than this."""
-
-
-async def _together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results in order; if one raises, the others are cancelled first."""
-    start = asyncio.get_running_loop().create_task
-    tasks = [start(call) for call in calls]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        await _cancel(tasks)
-        raise
-
-
-async def _all_then_raise(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results in order; if one raises, the others end first, so that all that is known is replayed."""
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException) and not isinstance(result, BudgetExhausted):
-            raise result
-    return results  # type: ignore[return-value]
-
-
-async def _cancel(tasks: Iterable["asyncio.Future[Any]"]) -> None:
-    open_tasks = [task for task in tasks if not task.done()]
-    for task in open_tasks:
-        task.cancel()
-    await asyncio.gather(*open_tasks, return_exceptions=True)

@@ -10,7 +10,19 @@ from pathlib import Path as File
 from typing import TYPE_CHECKING, Any
 
 from ..serving.flow import Failure, Usage
-from .trace import Called, Event, Exhausted, Noted, Path, RunEnded, RunStarted, no_event, numbered
+from .trace import (
+    Called,
+    Event,
+    Exhausted,
+    NodeEnded,
+    NodeStarted,
+    Noted,
+    Path,
+    RunEnded,
+    RunStarted,
+    no_event,
+    numbered,
+)
 
 if TYPE_CHECKING:
     import networkx
@@ -177,7 +189,9 @@ def load(file: File) -> SearchView:
     return view
 
 
-_KINDS = {kind.kind: kind for kind in (RunStarted, Called, Noted, Exhausted, RunEnded)}
+_KINDS = {
+    kind.kind: kind for kind in (RunStarted, NodeStarted, Called, Noted, Exhausted, NodeEnded, RunEnded)
+}
 
 
 def _event(row: Mapping[str, Any]) -> Event | None:

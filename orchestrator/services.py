@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
 from ..serving.base import Engine, Served
@@ -27,6 +27,15 @@ from ..serving.flow import (
 )
 from ..serving.seeds import derive
 from .trace import Path
+
+
+class AnswerNeeded(Exception):
+    """Only the human can say how a run goes on, and is not here: it goes on once there is an answer."""
+
+    def __init__(self, question: str, choices: Sequence[str] = ()) -> None:
+        self.question = question
+        self.choices = tuple(choices)
+        super().__init__(question)
 
 
 class Tool(Protocol):
@@ -49,6 +58,10 @@ class Memory(Protocol):
         ...
 
 
+Human: TypeAlias = Callable[[str, Sequence[str]], Awaitable[str]]
+"""Asked a question, with the choices there are; answers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """Who answers what. Engines go by role; a role without its own engine is served by "policy"."""
@@ -56,7 +69,7 @@ class Services:
     engines: Mapping[str, Engine] = field(default_factory=dict)
     tools: Mapping[str, Tool] = field(default_factory=dict)
     memory: Memory | None = None
-    human: Callable[[str, Sequence[str]], Awaitable[str]] | None = None
+    human: Human | None = None
 
     def engine(self, role: str) -> Engine:
         """The engine of a role. Raises EngineError if there is none."""
@@ -70,20 +83,21 @@ class Switchboard:
     """Passes requests to the services of one run, to each engine only as many at once as it can take,
     whatever the number of runs, and as the run may send."""
 
-    def __init__(self, services: Services, *, seed: int, concurrency: int | None) -> None:
+    def __init__(self, services: Services, *, seed: int, concurrency: int | None, depth: int = 0) -> None:
         self._services = services
         self._seed = seed
+        self._depth = depth  # so many parts of a path say which visit of a node it belongs to
         self._concurrency = concurrency
         self._gates: dict[int, asyncio.Semaphore] = {}  # the run's own, by engine
         self.waiting: set[Path] = set()  # requests that no engine has been sent yet
 
     def serve(self, request: Any, path: Path) -> Coroutine[Any, Any, Served[Any]]:
         """The reply to a request and what it consumed. Without a seed of its own a request gets one that
-        derives from the run's seed and its path."""
+        derives from the seed and its path."""
         return _SERVICES[type(request)](self, request, path)
 
     async def _generate(self, request: Generate, path: Path) -> Served[Any]:
-        seed = request.seed if request.seed is not None else derive(self._seed, *path)
+        seed = request.seed if request.seed is not None else derive(self._seed, *path[self._depth :])
         engine = self._services.engine(request.model)
         if self._concurrency is None and engine.max_concurrency is None:
             return await engine.generate(request, seed=seed)

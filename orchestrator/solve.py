@@ -1,13 +1,12 @@
 """`solve` and `asolve`: one question, one strategy, one result.
 
 build(strategy="particle_filter", model="embedded", reward="self_eval") ─► Pipeline
-Pipeline.asolve(task)  ─► Driver.run(strategy.solve(task)) ─► Result, with journal and trace if stored
+Pipeline.asolve(task)  ─► Session.drive(strategy.solve(task)) ─► Result, with journal and trace if stored
 """
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,12 @@ from ..serving.errors import MissingCapability, SearchEnded, UnknownName, UsageE
 from ..strategies import strategy as strategy_class
 from ..strategies.base import Policy, Result, Reward, Strategy, Task, requirements
 from .background import wait_for
-from .driver import Driver
+from .driver import Gate
 from .ledger import Budget
 from .runs import Run, Runs
-from .services import Services
-from .trace import JsonLines, Observer, RunEnded, RunStarted
+from .services import Human, Services
+from .session import Session, streamed
+from .trace import Event, Observer, Path
 
 if TYPE_CHECKING:
     from .recipe_parts import Checked
@@ -61,15 +61,13 @@ class Pipeline:
         observers: Iterable[Observer] = (),
         store: Runs | None = None,
         run: Run | None = None,
+        gate: Gate | None = None,
     ) -> Result:
         """Solve a task. With a `store` the run is journaled and traced there; with `run` that one goes on.
 
-        A task that names no tools may use all that the pipeline has."""
-        task = Task(task) if isinstance(task, str) else task
-        if not isinstance(task, Task):
-            raise UsageError(f"What is to be solved is a text or a Task, got {task!r:.200}.")
-        if not task.question.strip():
-            raise UsageError('The question is empty. Write e.g. "7 x 8 =".')
+        A task that names no tools may use all that the pipeline has. Whoever gives a `gate` holds the search
+        there, batch by batch."""
+        task = asked(task)
         if task.constraint is not None:
             self._check_form(task.constraint)
         if not task.tools and self.services.tools:
@@ -77,36 +75,32 @@ class Pipeline:
         seed = self.seed if seed is None else seed
         if run is None and store is not None:
             run = store.create({**self.settings, "task": task, "seed": seed})
-        with ExitStack() as files:
-            watching = list(observers)
-            journal = None
-            if run is not None:
-                files.enter_context(run.held())
-                journal = run.journal()
-                files.callback(journal.close)
-                trace = JsonLines(run.trace)
-                files.callback(trace.close)
-                watching.append(trace)
-            driver = Driver(
-                self.services,
-                seed=seed,
-                budget=self.budget,
-                journal=journal,
-                observers=watching,
-                concurrency=self.concurrency,
-            )
-            started = RunStarted(run.id if run else "", task.question, seed, self.settings)
-            for observer in watching:
-                observer(started)
-            result = await self._search(driver, task, seed)
-            ended = RunEnded(
-                result.answer, result.complete, result.usage, driver.elapsed_s, result.diagnostics
-            )
-            for observer in watching:
-                observer(ended)
+        with Session(
+            run, budget=self.budget, observers=observers, concurrency=self.concurrency, gate=gate
+        ) as session:
+            session.begin(task.question, seed, self.settings)
+            result = await self.search(session, task, seed=seed)
+            session.end(result)
         if run is not None:
             run.finish(result)
         return result
+
+    async def search(
+        self, session: Session, task: Task, *, seed: int, root: Path = (), human: Human | None = None
+    ) -> Result:
+        """The search alone, as part of a run that is going on; `usage` is the whole run's."""
+        services = self.services if human is None else replace(self.services, human=human)
+        try:
+            flow = self.strategy.solve(task, seed=seed)
+            result = await session.drive(flow, services, seed=seed, root=root)
+        except SearchEnded as end:  # a strategy that has nothing to show for it
+            result = Result(None, "", complete=False, diagnostics={"stopped": str(end)})
+        return replace(result, usage=session.ledger.usage)
+
+    def stream(self, task: Task | str, **options: Any) -> AsyncIterator[Event]:
+        """The events of a search as they happen; the last one holds the answer. Options as of `asolve`."""
+        watching = list(options.pop("observers", ()))
+        return streamed(lambda observer: self.asolve(task, observers=[*watching, observer], **options))
 
     def solve(self, task: Task | str, **options: Any) -> Result:
         """`asolve`, synchronously; also inside a running event loop."""
@@ -124,12 +118,15 @@ class Pipeline:
                 f"Engines that can: {', '.join(able) or 'none'}."
             )
 
-    async def _search(self, driver: Driver, task: Task, seed: int) -> Result:
-        try:
-            result = await driver.run(self.strategy.solve(task, seed=seed))
-        except SearchEnded as end:  # a strategy that has nothing to show for it
-            result = Result(None, "", complete=False, diagnostics={"stopped": str(end)})
-        return replace(result, usage=driver.ledger.usage)
+
+def asked(task: Task | str) -> Task:
+    """The task. Raises UsageError if there is none."""
+    task = Task(task) if isinstance(task, str) else task
+    if not isinstance(task, Task):
+        raise UsageError(f"What is to be solved is a text or a Task, got {task!r:.200}.")
+    if not task.question.strip():
+        raise UsageError('The question is empty. Write e.g. "7 x 8 =".')
+    return task
 
 
 def build(

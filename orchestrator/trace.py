@@ -22,6 +22,9 @@ from .codec import dumps
 
 Path: TypeAlias = tuple[int, ...]
 
+LAST = 1 << 62
+"""The end of a path that comes after all others."""
+
 
 @dataclass
 class RunStarted:
@@ -74,6 +77,29 @@ class Exhausted:
 
 
 @dataclass
+class NodeStarted:
+    """A node of the graph is visited; its path begins those of all that happens there."""
+
+    kind: ClassVar[str] = "node_started"
+    path: Path
+    node: str
+    step: str  # its kind: "solve", "verify" …
+    t: float
+
+
+@dataclass
+class NodeEnded:
+    """The visit is over, and changed the state by `update`."""
+
+    kind: ClassVar[str] = "node_ended"
+    path: Path
+    node: str
+    step: str
+    update: Mapping[str, Any]
+    t: float
+
+
+@dataclass
 class RunEnded:
     """Last event of a run."""
 
@@ -83,10 +109,10 @@ class RunEnded:
     usage: Usage
     t: float
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
-    path: Path = (1 << 62,)  # after everything else
+    path: Path = (LAST,)
 
 
-Event: TypeAlias = RunStarted | Called | Noted | Exhausted | RunEnded
+Event: TypeAlias = RunStarted | NodeStarted | Called | Noted | Exhausted | NodeEnded | RunEnded
 Observer: TypeAlias = Callable[[Event], None]
 
 _TIMES = ("t", "seconds")
@@ -103,13 +129,18 @@ def row(event: Event) -> dict[str, Any]:
 class JsonLines:
     """An observer that writes one JSON object a line as events arrive.
 
-    `close` sorts the file by path: equal runs leave equal files, times aside.
+    `close` sorts the file by path: equal runs leave equal files, times aside. Of what the file held before,
+    `keep` says by path what stays.
     """
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: File, keep: Callable[[Path], bool] | None = None) -> None:
         self._file = file
+        kept: list[dict[str, Any]] = []
+        if keep is not None and file.exists():
+            kept = [event for event in read(file) if keep(tuple(event["path"]))]
         self._out = file.open("wb", buffering=1 << 16)
-        self._paths: list[Path] = []  # of the lines
+        self._paths: list[Path] = [tuple(event["path"]) for event in kept]  # of the lines
+        self._out.writelines(dumps(event) + b"\n" for event in kept)
 
     def __call__(self, event: Event) -> None:
         """Write one event."""
