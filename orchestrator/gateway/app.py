@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from aiohttp import web
 
+from ...serving import redact
 from ...serving.errors import UsageError
 from ...serving.flow import Usage
 from ...strategies.base import Result
@@ -27,8 +28,12 @@ from .served import Served, worst_case
 from .streaming import stream
 from .wire import ChatRequest, CompletionRequest, Shared, read
 
+if TYPE_CHECKING:
+    from ..telemetry import OpenTelemetry
+
 B = TypeVar("B", bound=Shared)
-log = logging.getLogger("abduce.gateway")
+_Work: TypeAlias = "asyncio.Task[list[Result]]"
+log = redact.guard(logging.getLogger("abduce.gateway"))
 _DRAINING = "The server is shutting down. Ask another one, or again later."
 
 
@@ -55,8 +60,10 @@ class Gateway:
         keys: Keys | None = None,
         accounts: Accounts | None = None,
         limits: Limits | None = None,
+        telemetry: "OpenTelemetry | None" = None,
     ) -> None:
         self.models = models
+        self.telemetry = telemetry
         self.keys = keys or Keys()
         self.accounts = accounts or Accounts()
         self.limits = limits or Limits()
@@ -175,14 +182,16 @@ class Gateway:
             if self._cut:
                 raise ApiError(503, _DRAINING, code="shutting_down", retry_after_s=5)
             with self.accounts.hold(key, tokens, usd, hold):
-                work = asyncio.create_task(answers(pipeline, asked, progress))
+                work = self._search(request, answers(pipeline, asked, progress, *self._observers))
                 self._searches.add(work)
                 try:
                     return await self._reply(request, asked, work, progress)
                 finally:
-                    await stopped((work,))
-                    self._searches.discard(work)
-                    hold.spent = _spent(work, progress)
+                    try:
+                        await stopped((work,))
+                    finally:  # a client that leaves may cancel this wait too
+                        self._searches.discard(work)
+                        hold.spent = _spent(work, progress)
 
     async def _reply(
         self,
@@ -209,6 +218,17 @@ class Gateway:
         return _json(body, headers=headers)
 
     # ------------------------------------------------------------ parts
+
+    @property
+    def _observers(self) -> "tuple[OpenTelemetry, ...]":
+        return () if self.telemetry is None else (self.telemetry,)
+
+    def _search(self, request: web.Request, work: Coroutine[Any, Any, list[Result]]) -> _Work:
+        """Start a search, as a part of the client's trace if it has one."""
+        if self.telemetry is None:
+            return asyncio.create_task(work)
+        with self.telemetry.called_by(request.headers):
+            return asyncio.create_task(work)
 
     def _authorised(self, request: web.Request) -> Key | None:
         """The key of a request; None where none are needed. Raises ApiError 401 without a known one."""
@@ -307,4 +327,5 @@ def _told(model: Served) -> dict[str, Any]:
 
 
 def _json(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(body=dumps(body), status=status, headers=headers, content_type="application/json")
+    told = redact.line(dumps(body))
+    return web.Response(body=told, status=status, headers=headers, content_type="application/json")

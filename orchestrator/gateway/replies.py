@@ -12,7 +12,7 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from ...serving import tool_calls
+from ...serving import redact, tool_calls
 from ...serving.flow import ToolCall, Usage
 from ...serving.seeds import derive
 from ...strategies.base import Result
@@ -63,6 +63,7 @@ def _choice(asked: Asked, index: int, result: Result, progress: Progress) -> Cho
     )
     cut = result.diagnostics.get("cut") or (progress.exhausted and not result.complete)
     finish = "tool_calls" if named else "length" if cut else "stop"
+    text = redact.known(text)  # before it is cut into chunks, which could cut a secret in two
     return Choice(text, named, finish, _logprobs(progress, result) if asked.logprobs else None)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from ...serving.flow import Completion, Failure, Generate, Usage
 from ...serving.seeds import derive
 from ...strategies.base import Result
-from ..solve import Pipeline
-from ..trace import Called, Event, Exhausted, Noted
+from ..doors import Doors
+from ..trace import Called, Event, Exhausted, Noted, Observer
 from .asked import Asked
 
 
@@ -61,13 +61,13 @@ class Progress:
         return time.perf_counter() - self.began
 
 
-async def answers(pipeline: Pipeline, asked: Asked, progress: Progress) -> list[Result]:
+async def answers(pipeline: Doors, asked: Asked, *observers: Observer) -> list[Result]:
     """The results of `asked.n` searches. The first has the request's own seed, so that it is the same
     whatever `n` is."""
     seeds = [asked.seed, *(derive(asked.seed, "choice", i) for i in range(1, asked.n))]
     if asked.n == 1:
-        return [await pipeline.asolve(asked.task, seed=asked.seed, observers=(progress,))]
-    return await _all(pipeline.asolve(asked.task, seed=seed, observers=(progress,)) for seed in seeds)
+        return [await pipeline.asolve(asked.task, seed=asked.seed, observers=observers)]
+    return await _all(pipeline.asolve(asked.task, seed=seed, observers=observers) for seed in seeds)
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:

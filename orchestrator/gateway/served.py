@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ...serving import engine
 from ...serving.errors import SearchEnded, UsageError
@@ -16,8 +16,12 @@ from ..ledger import Budget
 from ..recipe import read
 from ..services import Services
 from ..solve import Pipeline
+from ..steps import AskHuman, Verify
+from ..workflow import Workflow
 from .asked import Asked
 from .errors import bad
+
+P = TypeVar("P", bound=Pipeline | Workflow)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +58,19 @@ class Served:
     """One model: its name, and the pipelines that answer chats and texts to go on with."""
 
     name: str
-    chat: Pipeline
-    text: Pipeline
+    chat: Pipeline | Workflow
+    text: Pipeline | Workflow
     description: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def one_sample(self) -> bool:
         """Whether an answer is a single sample of the engine, whose log-probs are then the answer's."""
-        return isinstance(self.chat.strategy, (ChainOfThought, PassThrough))
+        return isinstance(self.chat, Pipeline) and isinstance(
+            self.chat.strategy, (ChainOfThought, PassThrough)
+        )
 
-    def tailored(self, asked: Asked) -> Pipeline:
+    def tailored(self, asked: Asked) -> Pipeline | Workflow:
         """The pipeline with what the request changes in it. Raises ApiError where it cannot."""
         pipeline = self.text if asked.raw else self.chat
         if asked.logprobs and not self.one_sample:
@@ -72,13 +78,27 @@ class Served:
                 f"{self.name} searches: its answer is no single sample. Leave logprobs out.", "logprobs"
             )
         if asked.sampling or asked.logprobs:
-            strategy = _resampled(pipeline.strategy, asked)
-            if strategy is None:
+            redrawn = _redrawn(pipeline, asked)
+            if redrawn is None:
                 raise bad(f"{self.name} draws in a way of its own: no temperature, top_p, top_k or logprobs.")
-            pipeline = replace(pipeline, strategy=strategy)
+            pipeline = redrawn
         if asked.budget is not None:
             pipeline = replace(pipeline, budget=least(pipeline.budget, asked.budget))
         return pipeline
+
+
+def _redrawn(pipeline: Pipeline | Workflow, asked: Asked) -> Pipeline | Workflow | None:
+    """The pipeline, all of whose searches draw as the request says; None if one cannot."""
+    if isinstance(pipeline, Pipeline):
+        strategy = _resampled(pipeline.strategy, asked)
+        return None if strategy is None else replace(pipeline, strategy=strategy)
+    nodes: dict[str, Any] = dict(pipeline.nodes)
+    for name, node in pipeline.nodes.items():
+        if (strategy := getattr(node, "strategy", None)) is not None:
+            if (changed := _resampled(strategy, asked)) is None:
+                return None
+            nodes[name] = replace(node, strategy=changed)  # type: ignore[type-var]
+    return replace(pipeline, nodes=nodes)
 
 
 def _resampled(part: Any, asked: Asked) -> Any:
@@ -105,11 +125,15 @@ def least(ours: Budget, theirs: Budget) -> Budget:
 def from_recipe(source: str, limit_s: float) -> Served:
     """The model of a recipe, a packaged one or a file. Raises UsageError if it cannot be served."""
     recipe = read(source)
-    if recipe.reward is not None and recipe.reward.name == "checks":
+    rewards = {part.name for part in (recipe.reward, *(s.reward for s in recipe.solvers_used())) if part}
+    steps = recipe.nodes.values()
+    if "checks" in rewards or any(isinstance(step, Verify) and step.by == "checks" for step in steps):
         raise UsageError(
-            f"The recipe {recipe.name} scores by checks, which no chat request brings. Serve a recipe with "
+            f"The recipe {recipe.name} works with checks, which no chat request brings. Serve a recipe with "
             "another reward, such as self_eval, or with none."
         )
+    if any(isinstance(step, AskHuman) for step in steps):
+        raise UsageError(f"The recipe {recipe.name} asks a human, whom a chat request cannot reach.")
     pipeline = _limited(recipe.pipeline(), limit_s)
     return Served(recipe.name, pipeline, pipeline, recipe.description)
 
@@ -123,7 +147,7 @@ def passed_through(spec: str, limit_s: float) -> Served:
     return Served(spec, chat, text, "The engine as it is: one sample.")
 
 
-def _limited(pipeline: Pipeline, limit_s: float) -> Pipeline:
+def _limited(pipeline: P, limit_s: float) -> P:
     """With the time that the gateway gives a request."""
     return replace(pipeline, budget=least(pipeline.budget, Budget(seconds=limit_s)))
 
@@ -140,12 +164,13 @@ def by_name(models: Iterable[Served]) -> Mapping[str, Served]:
     return found
 
 
-def worst_case(pipeline: Pipeline, asked: Asked) -> tuple[float | None, float | None]:
+def worst_case(pipeline: Pipeline | Workflow, asked: Asked) -> tuple[float | None, float | None]:
     """Tokens and dollars that the request can spend at most; None where nothing bounds them."""
     limits = pipeline.budget.limits()
     tokens, usd = limits.get("tokens"), limits.get("cost_usd")
-    policy = getattr(pipeline.strategy, "policy", None)
-    if tokens is None and isinstance(pipeline.strategy, PassThrough) and isinstance(policy, StepPolicy):
+    policy = getattr(getattr(pipeline, "strategy", None), "policy", None)
+    plain = isinstance(pipeline, Pipeline) and isinstance(pipeline.strategy, PassThrough)
+    if tokens is None and plain and isinstance(policy, StepPolicy):
         prompt = policy.prompt_for(State(asked.task))
         most = asked.task.max_tokens or policy.sampling.max_tokens
         tokens = pipeline.services.engine("policy").count_tokens(prompt) + most

@@ -16,6 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ...serving import redact
 from ...strategies.base import Result
 from ..codec import dumps
 from . import replies
@@ -102,7 +103,7 @@ async def _answer(
 
 
 async def _send(response: web.StreamResponse, event: Mapping[str, Any]) -> None:
-    await response.write(b"data: " + dumps(event) + b"\n\n")
+    await response.write(b"data: " + redact.line(dumps(event)) + b"\n\n")
 
 
 def _facts(progress: Progress) -> dict[str, Any]:

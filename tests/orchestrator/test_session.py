@@ -2,7 +2,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from flows import Echo, chain, garden
+from flows import Echo, ask, chain, garden
 
 from abduce.orchestrator import trace
 from abduce.orchestrator.ledger import Budget
@@ -10,7 +10,7 @@ from abduce.orchestrator.runs import Runs
 from abduce.orchestrator.services import Services
 from abduce.orchestrator.session import Session
 from abduce.orchestrator.trace import Called, Event, NodeStarted
-from abduce.serving.flow import Usage
+from abduce.serving.flow import Ask, Flow, Usage
 
 
 async def test_a_visit_asks_with_the_seeds_of_a_search_of_its_own() -> None:
@@ -90,3 +90,19 @@ async def test_a_run_that_goes_on_keeps_the_trace_of_past_visits(tmp_path: Path)
         True,
         True,
     ]
+
+
+async def test_the_clock_stands_while_the_human_thinks() -> None:
+    def asking() -> Flow[str]:
+        [said] = yield [Ask("?")]
+        [reply] = yield [ask("a")]
+        return f"{said} {type(reply).__name__}"
+
+    async def human(question: str, choices: object) -> str:
+        await asyncio.sleep(0.4)
+        return "well"
+
+    services = Services({"policy": Echo()}, human=human)
+    with Session(None, budget=Budget(seconds=0.3)) as session:
+        assert await session.drive(asking(), services, seed=0) == "well tuple"
+        assert session.elapsed_s < 0.3
