@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import Any, TypeVar
 
 from ..serving.flow import Flow, Usage
+from ..serving.settings import register_secrets
 from ..strategies.base import Result
 from .driver import Driver, Gate
 from .ledger import Budget, Ledger
@@ -51,14 +52,17 @@ class Session:
         self.elapsed_s = elapsed_s
         self._observers = list(observers)
         self._visit = visit
+        self._result: Result | None = None
         self._files = ExitStack()
 
     def __enter__(self) -> "Session":
+        register_secrets()
         self.journal = None
         self._trace: JsonLines | None = None
         with ExitStack() as files:
             if self.run is not None:
                 files.enter_context(self.run.held())
+                files.callback(self._keep_result)  # the trace is whole by then, and the run still held
                 self.journal = self.run.journal()
                 files.callback(self.journal.close)
                 self._trace = JsonLines(self.run.trace, keep=self._is_past if self._visit else None)
@@ -68,8 +72,11 @@ class Session:
             self._files = files.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._files.close()
+        for observer in self._observers if error is not None else ():
+            if told := getattr(observer, "broke_off", None):  # those that hold something open
+                told(error)
 
     async def drive(self, flow: Flow[T], services: Services, *, seed: int, root: Path = ()) -> T:
         """Carry out a flow and return what it returns; `root` begins the paths of its requests."""
@@ -95,7 +102,8 @@ class Session:
         self.emit(RunStarted(self.run.id if self.run else "", question, seed, settings))
 
     def end(self, result: Result) -> None:
-        """Tell those who watch what came of it."""
+        """Tell those who watch what came of it; a run keeps it when the session is closed."""
+        self._result = result
         self.emit(RunEnded(result.answer, result.complete, result.usage, self.elapsed_s, result.diagnostics))
 
     def emit(self, event: Event) -> None:
@@ -107,6 +115,10 @@ class Session:
         """Let the trace so far survive the process."""
         if self._trace is not None:
             self._trace.flush()
+
+    def _keep_result(self) -> None:
+        if self.run is not None and self._result is not None:
+            self.run.finish(self._result)
 
     def _is_past(self, path: Path) -> bool:
         return path == () or path[0] < self._visit

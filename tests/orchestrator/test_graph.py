@@ -5,7 +5,6 @@ from typing import Any, TypedDict
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command
 from workflows import workflow
@@ -76,10 +75,9 @@ async def test_an_interrupt_asks_the_human_and_the_run_goes_on_with_the_answer(
         first = await app.ainvoke({"question": "?"}, config)
         state = await app.ainvoke(Command(resume="yes"), config)
     else:  # as from another process: graph and connection are made anew
-        file = str(tmp_path / "checkpoints.db")
-        async with AsyncSqliteSaver.from_conn_string(file) as saver:
+        async with store.checkpointer() as saver:
             first = await application(inner, saver).ainvoke({"question": "?"}, config)
-        async with AsyncSqliteSaver.from_conn_string(file) as saver:
+        async with store.checkpointer() as saver:
             app = application(workflow(ASK).compile(store=Runs(tmp_path / "runs")), saver)
             state = await app.ainvoke(Command(resume="yes"), config)
     [interrupt] = first["__interrupt__"]

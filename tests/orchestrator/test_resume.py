@@ -1,25 +1,18 @@
 """Resuming is replaying: stopped at any moment, a run ends as if it had never been stopped.
 
-And no call whose reply was stored is ever made again: not after an error, not after kill -9.
+And no call whose reply was stored is ever made again. (Processes that are killed: test_kill.py.)
 """
 
 import asyncio
-import os
-import random
-import shutil
 import sqlite3
-import subprocess
-import sys
-import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from flows import Echo, ask, chain
 
 from abduce.orchestrator.driver import Driver
-from abduce.orchestrator.journal import Journal
+from abduce.orchestrator.journal import Journal, SqliteRows
 from abduce.orchestrator.ledger import Budget
 from abduce.orchestrator.runs import Run, Runs
 from abduce.orchestrator.services import Services
@@ -309,6 +302,30 @@ def test_a_loser_is_replayed_exactly_as_far_as_it_got(tmp_path, length, lane):
     assert not again.served
 
 
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_an_inherited_race_of_other_branches_is_run_again(tmp_path, width):
+    """The third branch won; where there is one in the fork it wins there, too."""
+
+    def flow(width):
+        racing = tuple(chain(f"{name}.", 1) for name in "abcd"[:width])
+        [said] = yield [Fork(racing, until=lambda ended: len(ended) == 1)]
+        return said
+
+    first = Process(tmp_path / "first.db")
+    first.run(flow(3), turns={"a.0": 9, "b.0": 9})
+    rows = SqliteRows(tmp_path / "first.db")
+    fork = SqliteRows(tmp_path / "fork.db")
+    fork.inherit(rows.read()[1])
+    fork.close()
+    rows.close()
+    said, _, _ = Process(tmp_path / "fork.db").run(flow(width))
+    won = [branch for branch, reply in enumerate(said) if isinstance(reply, list)]
+    assert len(won) == 1
+    assert won == [2] or width < 3
+    again, _, _ = Process(tmp_path / "fork.db").run(flow(width))
+    assert again == said
+
+
 # ---------------------------------------------------------------- whole searches
 
 
@@ -350,161 +367,3 @@ def test_a_search_stopped_anywhere_leaves_the_same_files(tmp_path, strategy, bud
         assert run.result is None
         assert pipeline.solve("Which?", seed=3, run=run) == whole
         assert files(run) == expected
-
-
-# ---------------------------------------------------------------- kill -9
-
-ENGINE = '''\
-"""An engine of someone else: the synthetic one, that takes its time and writes down each call it served."""
-
-import asyncio
-import os
-from zlib import crc32
-
-from abduce.orchestrator.codec import dumps
-from abduce.serving.synthetic import Synthetic
-
-
-class Witness(Synthetic):
-    name = "witness"
-
-    def __init__(self, *, file: str, latency_s: float, alphabet: str, depth: int) -> None:
-        super().__init__(alphabet=alphabet, depth=depth)
-        self.file, self.latency_s = file, latency_s
-
-    async def generate(self, request, *, seed):
-        return await self.serve(request, super().generate(request, seed=seed))
-
-    async def rate(self, request):
-        return await self.serve(request, super().rate(request))
-
-    async def serve(self, request, reply):
-        fingerprint = crc32(dumps(request))  # what the journal knows the request by
-        await asyncio.sleep(self.latency_s * (0.5 + fingerprint % 101 / 100))
-        out = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(out, b"%d\\n" % fingerprint)
-        os.close(out)
-        return await reply
-'''
-RECIPE = """\
-name: killed
-model: {engine: witness, file: served, latency_s: 0.02, alphabet: abcdefgh, depth: 7}
-reward: rate
-policy: {preset: cot, answer_kind: text}
-budget: {tokens: 100000}
-pipeline:
-  - solve: {strategy: particle_filter, particles: 6}
-"""
-
-
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory) -> Path:
-    """A folder with the engine above, installed as a third party's."""
-    folder = tmp_path_factory.mktemp("packages")
-    (folder / "witness.py").write_text(ENGINE)
-    about = folder / "witness-1.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: witness\nVersion: 1\n")
-    (about / "entry_points.txt").write_text("[abduce.engines]\nwitness = witness:Witness\n")
-    return folder
-
-
-class Killed:
-    """A run in a folder of its own, worked on by processes that get killed."""
-
-    def __init__(self, folder: Path, packages: Path) -> None:
-        folder.mkdir()
-        (folder / "r.yaml").write_text(RECIPE)
-        self.folder = folder
-        self.runs = Runs(folder / "state" / "runs")
-        path = os.pathsep.join(filter(None, (str(packages), os.environ.get("PYTHONPATH"))))
-        self.environment = {**os.environ, "ABDUCE_HOME": "state", "PYTHONPATH": path}
-
-    def start(self, *words: str) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            [sys.executable, "-m", "abduce", *words, "--no-trace"],
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-
-    def solve(self) -> "subprocess.Popen[bytes]":
-        """Start the run; returns once it has begun."""
-        process = self.start("solve", "Which?", "--recipe", "r.yaml")
-        while not self.runs.names() and process.poll() is None:
-            time.sleep(0.001)
-        return process
-
-    def resume(self) -> "subprocess.Popen[bytes]":
-        """Go on with the run; returns once it has begun."""
-        [run] = self.runs.names()
-        was = self.written()
-        process = self.start("resume", run)
-        while self.written() == was and process.poll() is None:
-            time.sleep(0.001)
-        return process
-
-    def written(self) -> int:
-        trace = self.runs.open("last").trace
-        return trace.stat().st_mtime_ns if trace.exists() else 0
-
-    def served(self) -> list[int]:
-        log = self.folder / "served"
-        return [int(line) for line in log.read_bytes().split()] if log.exists() else []
-
-    def stored(self) -> list[tuple[object, ...]]:
-        """What the journal holds now, read from a copy: the next process must find what the last one left."""
-        copy = self.folder / "copy"
-        shutil.copytree(self.runs.open("last").folder, copy)
-        rows = stored(copy / "journal.db") if (copy / "journal.db").exists() else []
-        shutil.rmtree(copy)
-        return rows
-
-
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """Wait for a process that is to end well."""
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 0, told.decode()
-
-
-def kill(process: "subprocess.Popen[bytes]", after_s: float) -> None:
-    time.sleep(after_s)
-    process.kill()
-    process.communicate(timeout=60)
-
-
-def test_killed_at_any_moment_a_run_ends_the_same_and_repeats_no_call(tmp_path, packages):
-    undisturbed = Killed(tmp_path / "undisturbed", packages)
-    process = undisturbed.solve()
-    began = time.perf_counter()
-    end(process)
-    lasted_s = time.perf_counter() - began
-    expected, replies = files(undisturbed.runs.open("last")), undisturbed.stored()
-    assert sorted(undisturbed.served()) == sorted(row[1] for row in replies)
-    whole = Counter(row[1] for row in replies)  # the same request may stand at two places of a flow
-    moments = random.Random(20)
-
-    def disturb(i: int) -> list[float]:
-        """Kill once, every third time twice, and resume; how much was stored at each kill."""
-        run = Killed(tmp_path / str(i), packages)
-        kill(run.solve(), lasted_s * (i + moments.random()) / 20)
-        safe = Counter(row[1] for row in run.stored())
-        shares = [safe.total() / len(replies)]
-        before = Counter(run.served())
-        if i % 3 == 0:
-            kill(run.resume(), lasted_s * moments.random())
-            assert not (Counter(run.served()) - before) - (whole - safe)
-            safe = Counter(row[1] for row in run.stored())
-            shares.append(safe.total() / len(replies))
-            before = Counter(run.served())
-        end(run.resume())
-        assert not (Counter(run.served()) - before) - (whole - safe)
-        assert files(run.runs.open("last")) == expected
-        assert run.stored() == replies
-        return shares
-
-    with ThreadPoolExecutor(2) as pool:
-        shares = [share for shares in pool.map(disturb, range(20)) for share in shares]
-    assert sum(0 < share < 1 for share in shares) >= 8  # most kills hit in the middle
