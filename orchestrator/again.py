@@ -64,7 +64,7 @@ def changed(record: Mapping[str, Any], changes: Sequence[str] | Mapping[str, Any
 def recipe_of(record: Mapping[str, Any], changes: Sequence[str] = ()) -> "Recipe":
     """The recipe of a run, also of one that was started by words."""
     from .recipe import check
-    from .recipe_model import scored
+    from .recipe.model import scored
     from .strict_yaml import Document
 
     data = dict(record["recipe"]) if "recipe" in record else _in_words(record)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..serving.errors import MissingExtra, UsageError
-from .recipe_graph import conditions
+from .recipe.laws import conditions
 from .steps import END, Graph, Route, When, kind_of
 
 if TYPE_CHECKING:

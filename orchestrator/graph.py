@@ -25,7 +25,7 @@ from ..serving.flow import Usage
 from ..strategies.base import Check, Task
 from .doors import asked
 from .nodes import Progress
-from .recipe_graph import conditions
+from .recipe.laws import conditions
 from .runs import Runs
 from .services import AnswerNeeded, Halt, Human
 from .session import Session

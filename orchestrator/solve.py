@@ -1,36 +1,38 @@
 """`solve` and `asolve`: one question, one strategy, one result.
 
 build(strategy="particle_filter", model="embedded", reward="self_eval") ─► Pipeline
-Pipeline.asolve(task)  ─► Session.drive(strategy.solve(task)) ─► Result, with journal and trace if stored
+Pipeline.asolve(task)  ─► Session.drive(strategy.solve(task)) ─► Result       (the other doors: doors.py)
 """
 
 import os
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from ..serving import ENGINES, engine
-from ..serving.base import Capability, Engine
-from ..serving.constraints import Constraint, JsonSchema
-from ..serving.errors import MissingCapability, SearchEnded, UnknownName, UsageError
+from ..serving.base import Engine
+from ..serving.errors import MissingCapability, UnknownName, UsageError
 from ..strategies import strategy as strategy_class
 from ..strategies.base import Policy, Result, Reward, Strategy, Task, requirements
 from .background import wait_for
-from .driver import Gate
+from .doors import Doors
 from .ledger import Budget
-from .runs import Run, Runs
+from .nodes.solve import solved
+from .runs import Runs
 from .services import Human, Services
-from .session import Session, streamed
-from .trace import Event, Observer, Path
+from .session import Session
+from .trace import Observer
 
 if TYPE_CHECKING:
-    from .recipe_parts import Checked
+    from langgraph.graph.state import CompiledStateGraph
+
+    from .recipe.parts import Checked
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class Pipeline(Doors):
     """A strategy with everything it needs, ready to solve tasks."""
 
     strategy: Strategy
@@ -53,80 +55,18 @@ class Pipeline:
                     f"which {type(self.strategy).__name__} needs here. Engines that can: {able or 'none'}."
                 )
 
-    async def asolve(
-        self,
-        task: Task | str,
-        *,
-        seed: int | None = None,
-        observers: Iterable[Observer] = (),
-        store: Runs | None = None,
-        run: Run | None = None,
-        gate: Gate | None = None,
-    ) -> Result:
-        """Solve a task. With a `store` the run is journaled and traced there; with `run` that one goes on.
+    def compile(
+        self, *, store: Runs | None = None, checkpointer: Any = None
+    ) -> "CompiledStateGraph[Any, Any, Any, Any]":
+        """A LangGraph graph whose only node is this search."""
+        from .workflow import as_workflow
 
-        A task that names no tools may use all that the pipeline has. Whoever gives a `gate` holds the search
-        there, batch by batch."""
-        task = asked(task)
-        if task.constraint is not None:
-            self._check_form(task.constraint)
-        if not task.tools and self.services.tools:
-            task = replace(task, tools=tuple(self.services.tools))
-        seed = self.seed if seed is None else seed
-        if run is None and store is not None:
-            run = store.create({**self.settings, "task": task, "seed": seed})
-        with Session(
-            run, budget=self.budget, observers=observers, concurrency=self.concurrency, gate=gate
-        ) as session:
-            session.begin(task.question, seed, self.settings)
-            result = await self.search(session, task, seed=seed)
-            session.end(result)
-        if run is not None:
-            run.finish(result)
-        return result
+        return as_workflow(self).compile(store=store, checkpointer=checkpointer)
 
-    async def search(
-        self, session: Session, task: Task, *, seed: int, root: Path = (), human: Human | None = None
-    ) -> Result:
-        """The search alone, as part of a run that is going on; `usage` is the whole run's."""
-        services = self.services if human is None else replace(self.services, human=human)
-        try:
-            flow = self.strategy.solve(task, seed=seed)
-            result = await session.drive(flow, services, seed=seed, root=root)
-        except SearchEnded as end:  # a strategy that has nothing to show for it
-            result = Result(None, "", complete=False, diagnostics={"stopped": str(end)})
+    async def _run(self, session: Session, task: Task, seed: int, human: Human | None) -> Result:
+        services = replace(self.services, human=human)
+        result = await session.drive(solved(self.strategy, task, seed=seed), services, seed=seed)
         return replace(result, usage=session.ledger.usage)
-
-    def stream(self, task: Task | str, **options: Any) -> AsyncIterator[Event]:
-        """The events of a search as they happen; the last one holds the answer. Options as of `asolve`."""
-        watching = list(options.pop("observers", ()))
-        return streamed(lambda observer: self.asolve(task, observers=[*watching, observer], **options))
-
-    def solve(self, task: Task | str, **options: Any) -> Result:
-        """`asolve`, synchronously; also inside a running event loop."""
-        return wait_for(self.asolve(task, **options))
-
-    def _check_form(self, constraint: Constraint) -> None:
-        """Refuse a task whose answer's form the engine cannot keep."""
-        served = self.services.engine("policy")
-        simple = isinstance(constraint, JsonSchema)
-        enough: set[Capability] = {"constraint", "json_schema"} if simple else {"constraint"}
-        if not served.capabilities & enough:
-            able = [name for name, gives in ENGINES.items() if gives.capabilities & enough]
-            raise MissingCapability(
-                f"The engine {served.name!r} cannot hold an answer to {'JSON' if simple else 'this form'}. "
-                f"Engines that can: {', '.join(able) or 'none'}."
-            )
-
-
-def asked(task: Task | str) -> Task:
-    """The task. Raises UsageError if there is none."""
-    task = Task(task) if isinstance(task, str) else task
-    if not isinstance(task, Task):
-        raise UsageError(f"What is to be solved is a text or a Task, got {task!r:.200}.")
-    if not task.question.strip():
-        raise UsageError('The question is empty. Write e.g. "7 x 8 =".')
-    return task
 
 
 def build(
@@ -182,6 +122,19 @@ def build(
     return Pipeline(made, services, _budget(budget), concurrency, _settings(words))
 
 
+def roles(
+    *,
+    strategy: str,
+    policy: str | Policy | Mapping[str, Any] = "cot",
+    reward: str | Reward | Mapping[str, Any] | None = None,
+    models: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> set[str]:
+    """The roles of engines that a pipeline built with these options asks."""
+    params = {key: value for key, value in options.items() if key not in _OPTIONS}
+    return {"policy", *requirements(_strategy(strategy, policy, reward, params, dict(models or {})))}
+
+
 _INTO_THE_OBJECT = "{}: parameters go into the strategy object, since one was given."
 
 
@@ -193,7 +146,7 @@ def _strategy(
     roles: dict[str, Any],
 ) -> Strategy:
     """The strategy of that name with its parts. What they say of engines is added to `roles`."""
-    from .recipe_parts import check_strategy
+    from .recipe.parts import check_strategy
 
     kind = strategy_class(name)
     known = {f.name for f in fields(kind)}
@@ -216,7 +169,7 @@ def _strategy(
 def _policy(spec: str | Policy | Mapping[str, Any], roles: dict[str, Any]) -> Policy:
     """The policy. `large` of a router is the engine of that role."""
     from ..strategies.policy import policy
-    from .recipe_parts import check_policy
+    from .recipe.parts import check_policy
 
     if isinstance(spec, Policy):
         return spec
@@ -240,7 +193,7 @@ def _reward(
     """The reward, or the outcome reward. Its `model`, unless it is the name of a role, is the engine of a
     role named like the part."""
     from ..strategies.rewards import reward
-    from .recipe_parts import check_reward
+    from .recipe.parts import check_reward
 
     if isinstance(spec, Reward):
         return spec
@@ -321,7 +274,7 @@ def _engine(spec: str | Engine | Mapping[str, Any]) -> Engine:
 
 
 def _budget(words: str | Budget | Mapping[str, Any] | None) -> Budget:
-    from .recipe_parts import check_budget
+    from .recipe.parts import check_budget
 
     if words is None or isinstance(words, Budget):
         return words or Budget()

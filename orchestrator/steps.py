@@ -11,9 +11,9 @@ is in `nodes.py`; how it is read from YAML, in `recipe.py`.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 END = "end"
 """The name that stands for the end of the graph."""
@@ -23,16 +23,35 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Finite: TypeAlias = int | Annotated[float, Field(allow_inf_nan=False)]
+Text: TypeAlias = Annotated[str, Field(min_length=1)]
+
+
 class Named(BaseModel):
-    """A part by name, with the part's own parameters beside it."""
+    """A part by name, with the part's own parameters beside it as plain data: `Named(name="beam", width=4)`.
+    A text is short for one without parameters."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str
+    name: Text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        return plain(value) if isinstance(value, Mapping) else value
 
     @property
     def params(self) -> dict[str, Any]:
         """Everything but the name."""
         return dict(self.model_extra or {})
+
+
+def plain(value: Any) -> Any:
+    """Data as JSON would give it back: tuples are lists, every mapping is a dictionary."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 class Solver(_Strict):
@@ -48,8 +67,22 @@ class Solver(_Strict):
 class Bound(_Strict):
     """A number within limits, both included."""
 
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: Finite | None = None
+    at_most: Finite | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> "Bound":
+        low, high = self.at_least, self.at_most
+        if low is None and high is None:
+            raise ValueError("needs at_least or at_most")
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"at_least {low:g} is above at_most {high:g}")
+        return self
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is within the limits."""
+        low = self.at_least is None or value >= self.at_least
+        return low and (self.at_most is None or value <= self.at_most)
 
 
 class Recall(_Strict):
@@ -63,7 +96,7 @@ class Way(_Strict):
 
     about: str = ""  # for a model that chooses: what kind of question this is
     words: Bound | None = None  # for `by: question`: how many words it has
-    contains: tuple[str, ...] = ()  # any of these texts, letter case aside
+    contains: tuple[Text, ...] = ()  # any of these texts, letter case aside
 
 
 class Route(_Strict):
@@ -77,7 +110,7 @@ class Route(_Strict):
 class Solve(_Strict):
     """Run a strategy: one of the recipe's `solvers` by name, or one written here."""
 
-    solver: str | Solver
+    solver: Text | Solver
 
 
 class Verify(_Strict):
@@ -92,21 +125,21 @@ class Verify(_Strict):
 
     by: Literal["checks", "calculator", "python", "reward", "agreement"]
     reward: Named | None = None
-    at_least: float = Field(0.5, ge=0, le=1)
+    at_least: Finite = Field(0.5, ge=0, le=1)
 
 
 class Revise(_Strict):
     """Solve again, with the last solution and what was found wrong with it before the question."""
 
-    solver: str | Solver
+    solver: Text | Solver
 
 
 class AskHuman(_Strict):
     """Ask the human; {question}, {answer} and {text} stand for the run's own. What is said is put before the
-    question of later steps (`as: hint`), is the verdict (`verdict`: yes or no), or the answer (`answer`)."""
+    question of later steps (`use: hint`), is the verdict (`verdict`: yes or no), or the answer (`answer`)."""
 
-    question: str = Field(min_length=1)
-    choices: tuple[str, ...] = ()
+    question: Text
+    choices: tuple[Text, ...] = ()
     use: Literal["hint", "verdict", "answer"] = "hint"
 
 
@@ -122,13 +155,13 @@ class Branch(_Strict):
 
     by: Literal["model", "lines"] = "model"
     most: int = Field(4, ge=1, le=16)
-    solver: str | Solver
+    solver: Text | Solver
 
 
 class Call(_Strict):
     """Call a function of the user's: given to `load` by name, or registered as `abduce.functions`."""
 
-    function: str
+    function: Text
 
 
 Step: TypeAlias = Recall | Route | Solve | Verify | Revise | AskHuman | Remember | Branch | Call
@@ -146,6 +179,11 @@ KINDS: Mapping[str, type[_Strict]] = {
 }
 
 
+def kind_of(step: Step) -> str:
+    """The name under which a recipe writes a step of this class."""
+    return next(kind for kind, of in KINDS.items() if type(step) is of)
+
+
 class When(_Strict):
     """A condition on the state: true if everything written holds."""
 
@@ -161,8 +199,8 @@ class Edge(_Strict):
     """From one node to another (or `end`). Of a node's edges the first whose condition holds is taken, and
     that has not been taken `at_most` times in this run; without any, the graph ends."""
 
-    source: str
-    target: str
+    source: Text
+    target: Text
     when: When = When()
     at_most: int | None = Field(None, ge=1, le=100)
 

@@ -1,9 +1,11 @@
-"""YAML read strictly: plain data, and the line of every key.
+"""YAML read strictly: plain data, and the line of every key; and the same data written.
 
 Refused, with the line: duplicate keys, keys that are no text, anchors and aliases, tags, several documents,
-deep nesting and large files. A recipe never needs them, and each has surprised somebody.
+numbers that are not finite, deep nesting, large files and many values. A recipe never needs them, and each
+has surprised somebody. `yes`, `no`, `on`, `off` and `1:30` are text, as in YAML 1.2.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +19,8 @@ from ..serving.errors import UsageError
 Path: TypeAlias = tuple[str | int, ...]
 
 MAX_BYTES = 64 * 1024
-MAX_DEPTH = 12
+MAX_DEPTH = 14
+MAX_VALUES = 4000
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,13 @@ class Document:
     file: str
     data: dict[str, Any]
     lines: Mapping[Path, int] = field(default_factory=dict)
+    files: Mapping[Path, str] = field(default_factory=dict)  # of values that another file holds
 
     def where(self, path: Path) -> str:
         """`file:line` of a value; of the part that holds it if the value itself is not in the file."""
         for end in range(len(path), -1, -1):
             if path[:end] in self.lines:
-                return f"{self.file}:{self.lines[path[:end]]}"
+                return f"{self.files.get(path[:end], self.file)}:{self.lines[path[:end]]}"
         return self.file
 
 
@@ -80,25 +84,79 @@ def scalar(text: str) -> Any:
     return parse(f"value: {text}", file=repr(text)).data["value"]
 
 
+def write(data: Mapping[str, Any]) -> str:
+    """A text that `parse` reads as the same data: a line for each part, and for each part of a large one."""
+    folded = {key: _folded(value) for key, value in data.items()}
+    text: str = yaml.dump(
+        folded, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
+    )
+    return text
+
+
 class _Loader(yaml.SafeLoader):
     depth = 0
+    values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _refused("anchors and aliases (& and *) are not allowed; write the value out", event)
         self.depth += 1
+        self.values += 1
         if self.depth > MAX_DEPTH:
             raise _refused(f"nested deeper than {MAX_DEPTH} levels", event)
+        if self.values > MAX_VALUES:
+            raise _refused(f"more than {MAX_VALUES} values, which no recipe needs", event)
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
 
-# YAML 1.1 reads 1e-3 as text, for want of a dot.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def text(self, data: str) -> yaml.Node:
+        """Line breaks of Unicode are kept only as escapes, which only double quotes have."""
+        style = '"' if re.search("[\x85\u2028\u2029\ufeff]", data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+class _OneLine(dict[str, Any]):
+    """A mapping to be written on one line, with everything in it."""
+
+
+_Dumper.add_representer(str, _Dumper.text)
+_Dumper.add_representer(
+    _OneLine,
+    lambda dumper, data: dumper.represent_mapping("tag:yaml.org,2002:map", dict(data), flow_style=True),
 )
+
+
+_TYPES = {  # (first characters, form); all else is text
+    "bool": ("tTfF", r"(true|True|TRUE|false|False|FALSE)$"),
+    "int": ("-+0123456789", r"[-+]?(0|[1-9]\d*)$"),
+    "float": ("-+.0123456789", r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$"),
+    "null": (["~", "n", "N", ""], r"(~|null|Null|NULL|)$"),
+    "merge": ("<", r"<<$"),
+}
+_Loader.yaml_implicit_resolvers = {}  # the dumper keeps its own too: what others misread stands in quotes
+for kind in (_Loader, _Dumper):
+    for name, (first, form) in _TYPES.items():
+        kind.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(form), list(first))
+    for sign in "-+.":  # not finite: read as numbers only to be refused
+        kind.add_implicit_resolver(
+            "tag:yaml.org,2002:float", re.compile(r"[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"), [sign]
+        )
+
+
+def _folded(part: Any) -> Any:
+    """A part of a recipe whose own parts stand on one line each."""
+    if isinstance(part, dict):
+        return {key: _OneLine(value) if isinstance(value, dict) else value for key, value in part.items()}
+    if isinstance(part, list):
+        return [_OneLine(value) if isinstance(value, dict) else value for value in part]
+    return part
 
 
 def _plain(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:
@@ -121,10 +179,18 @@ def _plain(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int])
             items.append(_plain(loader, item, (*path, i), lines))
         return items
     if node.tag.rpartition(":")[2] in ("str", "int", "float", "bool", "null"):
-        return loader.construct_object(node)
-    if node.tag.endswith(":timestamp"):
-        return node.value
+        return _scalar(loader, node)
     raise _refused(f"the tag {node.tag!r} is not allowed; write plain values", node)
+
+
+def _scalar(loader: _Loader, node: yaml.Node) -> Any:
+    try:
+        found = loader.construct_object(node)
+    except (ValueError, LookupError):  # more digits than Python reads, or a tag that does not fit its text
+        raise _refused(f"{node.value[:40]!r} cannot be read as a value", node) from None
+    if isinstance(found, float) and not math.isfinite(found):
+        raise _refused(f"{node.value[:40]!r} is not a finite number", node)
+    return found
 
 
 def _refused(problem: str, at: Any) -> yaml.MarkedYAMLError:

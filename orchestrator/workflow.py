@@ -36,7 +36,7 @@ from .trace import LAST, NodeEnded, NodeStarted
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
 
-    from .recipe_model import Recipe
+    from .recipe.model import Recipe
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ...serving.errors import UsageError
 from ...serving.flow import Message, ToolCall, ToolSpec
 from ...strategies.base import Task
 from ..ledger import Budget
-from ..recipe_parts import check_budget
+from ..recipe.parts import check_budget
 from .errors import bad
 from .wire import ChatMessage, ChatRequest, CompletionRequest, NamedChoice, ResponseFormat, Shared
 

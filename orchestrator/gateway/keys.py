@@ -17,7 +17,7 @@ from typing import Any
 from ...serving import settings
 from ...serving.errors import UsageError
 from .. import strict_yaml
-from ..recipe_parts import near
+from ..recipe.parts import near
 
 
 @dataclass(frozen=True)

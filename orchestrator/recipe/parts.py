@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
-from ..serving.errors import UnknownName, UsageError
+from ...serving.errors import UnknownName, UsageError
 
 
 class Fault(NamedTuple):
@@ -64,7 +64,7 @@ def check_fields(
 def near(problem: str, key: object, known: Iterable[str]) -> str:
     """`problem`, the nearest spelling, and everything allowed, as one sentence line."""
     names = sorted(known)
-    close = get_close_matches(str(key), names, n=1)
+    close = get_close_matches(str(key).strip().casefold(), names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"{problem}.{hint} Allowed: {', '.join(names) or 'none'}."
 
@@ -112,8 +112,8 @@ def _expectation(error: ValidationError) -> str:
 def check_strategy(name: str, params: Mapping[str, Any]) -> Checked:
     """A strategy and its parameters; policy and reward are parts of the recipe, not parameters. `outcome`,
     a second reward, is one, by name."""
-    from ..strategies import strategy
-    from ..strategies.base import Reward
+    from ...strategies import strategy
+    from ...strategies.base import Reward
 
     checked = _part(strategy, name, params, given=("policy", "reward"), converted=("outcome",))
     outcome = checked.params.get("outcome")
@@ -132,7 +132,7 @@ def check_strategy(name: str, params: Mapping[str, Any]) -> Checked:
 
 def check_reward(name: str, params: Mapping[str, Any]) -> Checked:
     """A reward and its parameters. `model` is the engine that plays the role "reward"."""
-    from ..strategies.rewards import reward_class
+    from ...strategies.rewards import reward_class
 
     # A reward without a model of its own refuses one.
     own = {key: value for key, value in params.items() if key != "model" or not _asks_a_model(name)}
@@ -142,8 +142,8 @@ def check_reward(name: str, params: Mapping[str, Any]) -> Checked:
 
 def check_policy(name: str, params: Mapping[str, Any]) -> Checked:
     """A policy preset and what it changes. A router's `large` is the engine that plays this role."""
-    from ..serving.flow import Sampling
-    from ..strategies.policy import POLICIES, StepPolicy, policy
+    from ...serving.flow import Sampling
+    from ...strategies.policy import POLICIES, StepPolicy, policy
 
     if name == "glimp_router":
         return _check_router(params)
@@ -168,7 +168,7 @@ def check_policy(name: str, params: Mapping[str, Any]) -> Checked:
 
 
 def _check_router(params: Mapping[str, Any]) -> Checked:
-    from ..strategies.glimp_router import GlimpRouter, glimp_router
+    from ...strategies.glimp_router import GlimpRouter, glimp_router
 
     own = {key: value for key, value in params.items() if key != "large"}
     checked = check_fields(GlimpRouter, own, what="glimp_router", converted=("policy",))
@@ -186,23 +186,35 @@ def _check_router(params: Mapping[str, Any]) -> Checked:
 
 def check_model(spec: str | Mapping[str, Any]) -> Iterator[Fault]:
     """An engine; made, to be judged by itself, but not started."""
-    from ..serving import engine
+    from ...serving import engine
 
     yield from _refusals(engine, {"spec": spec})
 
 
-def check_tools(names: Iterable[str]) -> Iterator[Fault]:
-    """Names of tools."""
-    from ..tools import load
+def check_tools(specs: Iterable[str | Mapping[str, Any]]) -> Iterator[Fault]:
+    """Tools by name, with their settings; none is made, since that may start a server."""
+    from ...tools import part
 
-    for i, name in enumerate(names):
-        for fault in _refusals(load, {"name": name}):
-            yield Fault((i,), fault.message)
+    for i, spec in enumerate(specs):
+        settings = (
+            {} if isinstance(spec, str) else {key: spec[key] for key in spec if key not in ("name", "as")}
+        )
+        name = spec if isinstance(spec, str) else spec["name"]
+        try:
+            kind = part(name)
+        except UsageError as error:
+            yield Fault((i,), str(error))
+            continue
+        if isinstance(kind, type):
+            checked = check_fields(kind, settings, what=f"the tool {name}", given=("name",))
+            yield from (Fault((i, *fault.path), fault.message) for fault in checked.faults)
+        elif settings:
+            yield Fault((i, next(iter(settings))), f"the tool {name} has no settings.")
 
 
 def check_budget(params: Mapping[str, Any]) -> Checked:
     """Limits, by resource."""
-    from .ledger import Budget
+    from ..ledger import Budget
 
     checked = check_fields(Budget, params, what="the budget")
     if not checked.faults:
@@ -211,7 +223,7 @@ def check_budget(params: Mapping[str, Any]) -> Checked:
 
 
 def _asks_a_model(name: str) -> bool:
-    from ..strategies.rewards import reward_class
+    from ...strategies.rewards import reward_class
 
     with suppress(UnknownName):
         kind = reward_class(name)
@@ -240,8 +252,8 @@ def _part(
 
 def _stand_in(part: str) -> Any:
     """A policy or reward for a constructor that only looks at its other arguments."""
-    from ..strategies.base import Policy
-    from ..strategies.rewards.agreement import Agreement
+    from ...strategies.base import Policy
+    from ...strategies.rewards.agreement import Agreement
 
     return Policy() if part == "policy" else Agreement(policy=Policy())
 
