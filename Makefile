@@ -28,10 +28,10 @@ demo: $(VENV)/.core model
 	$(ABDUCE) solve "24 x 3" --recipe a-star-long-products --check numeric=72
 
 test: $(VENV)/.test model
-	$(PY) -m pytest
+	$(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 test-sglang: $(VENV)/.test $(SGLANG)/.ready model
-	$(PY) -m pytest -m sglang
+	$(PY) -m pytest -m sglang $(NEED_SERVER)
 	$(SGLANG)/bin/python -m pytest -m "sglang or not sglang" $(NEED_TORCH)
 	PYTHONPATH=$(SGLANG_ENV)/stand_ins $(SGLANG)/bin/python -m pytest -W default -m "sglang or not sglang" \
 	    tests/serving/test_contract.py -k "in-process or transformers"
@@ -101,17 +101,18 @@ $(VENV)/.test: $(VENV)/.core
 $(VENV)/.dev: $(VENV)/.core
 	echo "Installing the test and dev extras into $(VENV)"
 	$(PIP) install --editable '.[test,dev]' || $(NO_INSTALL)
-	touch $@
+	touch $@ $(VENV)/.test
 
 # ---------------------------------------------------------------- SGLang on the CPU, for the tests
 
 SGLANG_ENV := tests/serving/sglang_env
 SGLANG_PIP := $(SGLANG)/bin/python -m pip --disable-pip-version-check --quiet
-# Tests that skip without torch or SGLang.
+# Tests of a server, and tests that skip without torch or SGLang.
+NEED_SERVER = $(sort $(shell grep -lr 'mark\.sglang' tests --include='test_*.py'))
 NEED_TORCH  = $(sort $(shell grep -lrE 'importorskip."(torch|sglang)' tests --include='test_*.py'))
 
 ifneq ($(shell cat $(SGLANG)/.home 2>/dev/null),$(CURDIR))
-$(shell rm -f $(SGLANG)/.ready)
+$(shell rm -f $(SGLANG)/.packages $(SGLANG)/.ready)
 endif
 
 define MAKE_SGLANG
@@ -121,11 +122,14 @@ done; \
 "$$candidate" -m venv --clear $(SGLANG)
 endef
 
-$(SGLANG)/.ready: $(SGLANG_ENV)/requirements.txt pyproject.toml | $(VENV)/.python
+$(SGLANG)/.packages: $(SGLANG_ENV)/requirements.txt | $(VENV)/.python
 	echo "Installing SGLang for the CPU into $(SGLANG) (3 GB, some minutes)."
 	echo "It is installed without its CUDA packages: pip will name them as missing, and that is as it should be."
 	$(SGLANG)/bin/python -c '' 2>/dev/null || { $(MAKE_SGLANG); }
 	$(SGLANG_PIP) install -r $(SGLANG_ENV)/requirements.txt || $(NO_INSTALL)
-	$(SGLANG_PIP) install --no-deps sglang==0.5.23 --editable . || $(NO_INSTALL)
 	printf '%s\n' '$(CURDIR)' > $(SGLANG)/.home
+	touch $@
+
+$(SGLANG)/.ready: $(SGLANG)/.packages pyproject.toml
+	$(SGLANG_PIP) install --no-deps sglang==0.5.23 --editable . || $(NO_INSTALL)
 	touch $@

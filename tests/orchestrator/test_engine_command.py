@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -114,29 +116,42 @@ async def two_samples(url: str) -> None:
         assert told.logprobs == pytest.approx(drawn[0].logprobs, abs=1e-3)
 
 
-@pytest.mark.sglang
-@pytest.mark.parametrize("more", [[], ["--replicas", "2"]], ids=["one", "replicas"])
-def test_it_serves_until_it_is_interrupted(more: list[str], tmp_path: Path) -> None:
-    port = launch.free_port()
-    words = ["engine", "small", "--python", str(PYTHON), "--port", str(port), "--logs", str(tmp_path), *more]
+@contextmanager
+def serving(folder: Path, *more: str) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
+    """The command, its address, and the file of what it prints."""
+    folder.mkdir()
+    port, out = launch.free_port(), folder / "out"
+    words = ["engine", "small", "--python", str(PYTHON), "--port", str(port), "--logs", str(folder), *more]
+    words.append("--flags=--max-total-tokens 4096")
     environment = {**os.environ, "PYTHONPATH": str(STAND_INS), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
-    out = tmp_path / "out"
     with out.open("w") as file:
         command = subprocess.Popen(
             [sys.executable, "-m", "abduce", *words], stdout=file, stderr=subprocess.STDOUT, env=environment
         )
-        try:
-            until = time.monotonic() + 180
+    try:
+        yield command, f"http://127.0.0.1:{port}", out
+    finally:
+        command.kill()
+        command.wait()
+
+
+@pytest.mark.sglang
+def test_it_serves_until_it_is_interrupted(tmp_path: Path) -> None:
+    """One server, and two behind a router. Both commands start at once: most of a start is imports."""
+    with ExitStack() as stack:
+        kinds: dict[str, list[str]] = {"one": [], "replicas": ["--replicas", "2"]}
+        engines = [stack.enter_context(serving(tmp_path / name, *more)) for name, more in kinds.items()]
+        until = time.monotonic() + 300
+        for command, _, out in engines:
             while "Ctrl-C ends it" not in out.read_text():
                 assert command.poll() is None, out.read_text()
                 assert time.monotonic() < until, out.read_text()
-                time.sleep(0.5)
-            asyncio.run(two_samples(f"http://127.0.0.1:{port}"))
+                time.sleep(0.2)
+        for command, url, _ in engines:
+            asyncio.run(two_samples(url))
             command.send_signal(signal.SIGINT)
-            assert command.wait(60) == 130
-        finally:
-            command.kill()
-            command.wait()
-    assert f'model: {{engine: sglang, url: "http://127.0.0.1:{port}"}}' in out.read_text()
-    with pytest.raises(OSError, match="refused"):
-        urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+        for command, url, out in engines:
+            assert command.wait(60) == 130, out.read_text()
+            assert f'model: {{engine: sglang, url: "{url}"}}' in out.read_text()
+            with pytest.raises(OSError, match="refused"):
+                urlopen(f"{url}/health", timeout=5)

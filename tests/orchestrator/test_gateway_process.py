@@ -72,13 +72,23 @@ def in_background(url, body):
     )
 
 
+def until(url, gauge):
+    """Wait until a gauge of the server is not 0."""
+    for _ in range(2000):
+        with urlopen(url.replace("/v1", "/metrics")) as reply:
+            if f"\n{gauge} 0\n" not in reply.read().decode():
+                return
+        time.sleep(0.01)
+    raise AssertionError(f"{gauge} stays 0")
+
+
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_running_requests_end_and_refuses_new_ones(sign):
     with serving("slow.yaml") as (process, url):
         request = in_background(f"{url}/chat/completions", {"model": "slow", **BODY})
-        time.sleep(0.6)
+        until(url, "abduce_requests_running")
         process.send_signal(sign)
-        time.sleep(0.15)
+        until(url, "abduce_draining")
         status, told = ask(f"{url}/chat/completions", {"model": "slow", **BODY})
         assert status == 503 and told["error"]["code"] == "shutting_down"
         out, err = request.communicate(timeout=20)
@@ -94,11 +104,11 @@ def test_what_does_not_end_in_time_is_cut_off(again):
     Path("slow.yaml").write_text(SLOW.replace("1.0", "60"))
     with serving("slow.yaml", "--drain-s", "60" if again else "1") as (process, url):
         request = in_background(f"{url}/chat/completions", {"model": "slow", **BODY})
-        time.sleep(0.6)
+        until(url, "abduce_requests_running")
         began = time.perf_counter()
         process.send_signal(signal.SIGINT)
         if again:
-            time.sleep(0.2)
+            until(url, "abduce_draining")
             process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 0
         assert time.perf_counter() - began < 5
@@ -131,7 +141,7 @@ def test_keys_from_a_file_and_what_is_printed():
         (["slow.yaml", "--host", "0.0.0.0"], "Without API keys anybody"),
         (["slow.yaml", "--host", "::"], "Without API keys anybody"),
         (["slow.yaml", "slow.yaml"], "Two models are named 'slow'"),
-        (["best-of-n-products"], "scores by checks"),
+        (["best-of-n-products"], "works with checks"),
         (["slo.yaml"], "No recipe file"),
         (["slow.yaml", "--keys", "none.yaml"], "none.yaml"),
         (["slow.yaml", "--concurrency", "0"], "'0' is not a whole number above 0"),

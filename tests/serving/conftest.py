@@ -1,7 +1,8 @@
 """The SGLang server of the tests: a real one, started once, on the CPU. `make test-sglang` runs it."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,31 @@ def hf_model() -> Path:
 
 
 @pytest.fixture(scope="session")
-def sglang_server(hf_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[launch.Server]:
-    """One server for the whole session."""
+def start_sglang(
+    hf_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], launch.Server]]:
+    """Starts the session's server, which has none of our plug-in; again at the same address when a test has
+    killed it."""
     if not launcher.PYTHON.exists():
         pytest.skip("needs a real SGLang server: make test-sglang")
-    log = tmp_path_factory.mktemp("sglang") / "log"
-    with launch.running(launcher.server(hf_model, log)) as server:
-        yield server
+    port = launch.free_port()
+    with ExitStack() as stack:
+
+        def start() -> launch.Server:
+            log = tmp_path_factory.mktemp("sglang") / "log"
+            server = launcher.server(hf_model, log, port=port, environment={"SGLANG_PLUGINS": "none"})
+            stack.callback(server.kill)
+            return server
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def sglang_server(start_sglang: Callable[[], launch.Server]) -> launch.Server:
+    """One server for the whole session."""
+    server = start_sglang()
+    server.wait(300)
+    return server
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "stops": {"stop": ["pear", "\n"]},
     "repetition": {"repetition_penalty": 1.2},
-    "penalties": {"frequency_penalty": 0.4, "presence_penalty": 0.3, "min_new_tokens": 12},
+    "penalties": {"frequency_penalty": 0.4, "presence_penalty": 0.3, "min_new_tokens": 9},
     "grammar": {"regex": "[A-Za-z, ]{3,30}[.]"},
     "on": {"ignore_eos": True},
 }
@@ -51,8 +51,8 @@ def ask(server: launch.Server, route: str, body: Any = None) -> Any:
 
 
 def generate(server: launch.Server, cases: list[tuple[str, dict[str, Any]]], **more: Any) -> list[Any]:
-    """One batch of requests, greedy with 16 new tokens where a case says nothing else."""
-    params = [{"temperature": 0, "max_new_tokens": 16, **params} for _, params in cases]
+    """One batch of requests, greedy with 12 new tokens where a case says nothing else."""
+    params = [{"temperature": 0, "max_new_tokens": 12, **params} for _, params in cases]
     body = {"text": [text for text, _ in cases], "sampling_params": params, **more}
     replies: list[Any] = ask(server, "/generate", body)
     return replies
@@ -92,34 +92,35 @@ def entry_point(
 
 
 @pytest.fixture(scope="module")
-def plain(
-    hf_model: Path, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
-) -> dict[str, Any]:
+def plain(sglang_server: launch.Server) -> dict[str, Any]:
     """What a server without speculation and without the plug-in says, asked before the others start."""
-    log = tmp_path_factory.mktemp("plain") / "log"
-    lone = {"SGLANG_PLUGINS": "none"}
-    with launch.running(launcher.server(hf_model, log, environment=lone)) as server:
-        replies = generate(server, CASES)
-        return {"ids": ids(replies), "texts": [reply["text"] for reply in replies]}
-
-
-def lookahead(hf_model: Path, log: Path, environment: dict[str, str], n: int) -> launch.Server:
-    words = ["--attention-backend", "abduce_tree", "--speculative-algorithm", "LOOKAHEAD"]
-    return launcher.server(
-        hf_model, log, *words, "--speculative-num-draft-tokens", str(n), environment=environment
-    )
+    replies = generate(sglang_server, CASES)
+    return {"ids": ids(replies), "texts": [reply["text"] for reply in replies]}
 
 
 @pytest.fixture(scope="module")
-def server(
+def servers(
     plain: dict[str, Any],
     hf_model: Path,
     tmp_path_factory: pytest.TempPathFactory,
     environment: dict[str, str],
-) -> Iterator[launch.Server]:
-    log = tmp_path_factory.mktemp("lookahead") / "log"
-    with launch.running(lookahead(hf_model, log, environment, 8)) as running:
-        yield running
+) -> Iterator[dict[int, launch.Server]]:
+    """A server for each number of drafts. They start together: most of a start is imports."""
+    words = ["--attention-backend", "abduce_tree", "--speculative-algorithm", "LOOKAHEAD"]
+    words += ["--max-total-tokens", "8192", "--speculative-num-draft-tokens"]
+    starting = {
+        n: launcher.server(
+            hf_model, tmp_path_factory.mktemp("lookahead") / "log", *words, str(n), environment=environment
+        )
+        for n in (8, 64)
+    }
+    with launcher.running(*starting.values()):
+        yield starting
+
+
+@pytest.fixture(scope="module")
+def server(servers: dict[int, launch.Server]) -> launch.Server:
+    return servers[8]
 
 
 def check_lossless(server: launch.Server, plain: dict[str, Any], chosen: Sequence[int], gain: float) -> None:
@@ -144,11 +145,10 @@ def state(server: launch.Server) -> Any:
 
 
 def test_greedy_text_is_that_without_speculation_with_many_drafts(
-    plain: dict[str, Any], hf_model: Path, tmp_path: Path, environment: dict[str, str]
+    servers: dict[int, launch.Server], plain: dict[str, Any]
 ) -> None:
     """Other sizes: `benchmarks/lookahead.py`."""
-    with launch.running(lookahead(hf_model, tmp_path / "log", environment, 64)) as server:
-        check_lossless(server, plain, FEW, 1.5)
+    check_lossless(servers[64], plain, FEW, 1.5)
 
 
 def test_greedy_text_is_that_without_speculation(server: launch.Server, plain: dict[str, Any]) -> None:
@@ -212,39 +212,46 @@ def test_a_tenant_gains_nothing_from_another_tenants_past(server: launch.Server)
 ENTROPY = """
 import json, sys, torch, transformers
 transformers.logging.set_verbosity_error()
-folder, ids, n = json.loads(sys.argv[1])
+folder, rows = json.loads(sys.argv[1])
 model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-with torch.no_grad():
-    log_p = model(torch.tensor([ids])).logits[0, -n - 1:-1].log_softmax(-1)
-print(json.dumps((-(log_p.exp() * log_p).sum(-1)).tolist()))
+told = []
+for ids, n in rows:
+    with torch.no_grad():
+        log_p = model(torch.tensor([ids])).logits[0, -n - 1:-1].log_softmax(-1)
+    told.append((-(log_p.exp() * log_p).sum(-1)).tolist())
+print(json.dumps(told))
 """
 
 
-@pytest.mark.parametrize("temperature", [0, 0.7])
-def test_the_probe_reports_the_entropy_of_each_token(
-    temperature: float, server: launch.Server, hf_model: Path
-) -> None:
-    params = {"temperature": temperature, "repetition_penalty": 1.1, **custom("p", abduce_probe="entropy")}
-    asked, other = generate(
-        server, [(PROMPTS[0], params), (PROMPTS[1], {})], return_logprob=True, logprob_start_len=0
-    )
-    found = asked["meta_info"]["abduce_entropy"]
-    prompt = [token for _, token, _ in asked["meta_info"]["input_token_logprobs"]]
-    output = asked["output_ids"]
-    assert len(found) == len(output)
-    argument = json.dumps([str(hf_model), [*prompt, *output], len(output)])
+def test_the_probe_reports_the_entropy_of_each_token(server: launch.Server, hf_model: Path) -> None:
+    found, rows = [], []
+    for temperature in (0, 0.7):
+        params = {
+            "temperature": temperature,
+            "repetition_penalty": 1.1,
+            **custom("p", abduce_probe="entropy"),
+        }
+        cases = [(PROMPTS[0], params), (PROMPTS[1], {})]
+        asked, other = generate(server, cases, return_logprob=True, logprob_start_len=0)
+        found.append(asked["meta_info"]["abduce_entropy"])
+        prompt = [token for _, token, _ in asked["meta_info"]["input_token_logprobs"]]
+        output = asked["output_ids"]
+        assert len(found[-1]) == len(output)
+        rows.append(([*prompt, *output], len(output)))
+        assert not any(other["meta_info"].get("abduce_entropy") or ())
+    argument = json.dumps([str(hf_model), rows])
     told = subprocess.run(
         [launcher.PYTHON, "-c", ENTROPY, argument], capture_output=True, text=True, check=True
     )
-    assert found == pytest.approx(json.loads(told.stdout), abs=1e-3)
-    assert not any(other["meta_info"].get("abduce_entropy") or ())
+    for ours, theirs in zip(found, json.loads(told.stdout), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-3)
 
 
 @pytest.mark.parametrize("drafts", [["tails tails tails heads heads"], ["zebra zebra"]])
 def test_the_law_of_sampled_texts_is_the_servers_own(drafts: list[str], server: launch.Server) -> None:
     """Three tokens of the two likeliest each: the eight texts come as often as log-probs say."""
     stats = pytest.importorskip("scipy.stats")
-    text, n = "Heads or tails? The coin shows", 400
+    text, n = "Heads or tails? The coin shows", 240
     start = generate(server, [(text, {})], return_logprob=True, logprob_start_len=0)[0]
     prompt = [token for _, token, _ in start["meta_info"]["input_token_logprobs"]]
 
@@ -276,14 +283,7 @@ def test_the_law_of_sampled_texts_is_the_servers_own(drafts: list[str], server: 
     assert stats.chisquare([counts[text] for text in law], expected).pvalue > 1e-3
 
 
-def test_a_backend_without_trees_is_refused(
-    hf_model: Path, tmp_path: Path, environment: dict[str, str]
-) -> None:
-    words = ["--speculative-algorithm", "LOOKAHEAD"]
-    server = launcher.server(hf_model, tmp_path / "log", *words, environment=environment)
-    with pytest.raises(UsageError, match="Write --attention-backend abduce_tree"), launch.running(server):
-        pass
-
+# ---------------------------------------------------------------- servers that must not start
 
 SABOTAGE = """
 def register():
@@ -292,31 +292,6 @@ def register():
     from abduce.serving.sglang.plugin import register
     register()
 """
-
-
-@pytest.mark.parametrize(
-    ("place", "name", "told"),
-    [
-        ("sglang.srt.speculative.ngram_worker", "eagle_sample", "could not register 'lookahead'"),
-        (
-            "sglang.srt.mem_cache.allocation",
-            "assign_req_to_token_pool_cpu",
-            "could not register 'cpu_kernels'",
-        ),
-    ],
-)
-def test_a_plug_in_that_cannot_register_stops_the_server(
-    place: str, name: str, told: str, hf_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = entry_point(tmp_path_factory, "sabotage:register")
-    (folder / "sabotage.py").write_text(SABOTAGE.format(place=place, name=name))
-    server = launcher.server(
-        hf_model, folder / "log", environment={"PYTHONPATH": f"{launcher.STAND_INS}:{ROOT}:{folder}"}
-    )
-    with pytest.raises(UsageError, match=told), launch.running(server):
-        pass
-
-
 LOST = """
 def register():
     from abduce.serving.sglang.plugin import register
@@ -324,16 +299,42 @@ def register():
     from sglang.srt.speculative import ngram_worker
     ngram_worker.eagle_sample = ngram_worker.eagle_sample.__wrapped__.__wrapped__
 """
+NGRAM = {"place": "sglang.srt.speculative.ngram_worker", "name": "eagle_sample"}
+POOL = {"place": "sglang.srt.mem_cache.allocation", "name": "assign_req_to_token_pool_cpu"}
+PLUGINS = {"lookahead": SABOTAGE.format(**NGRAM), "cpu_kernels": SABOTAGE.format(**POOL), "lost": LOST}
 
 
-def test_a_hook_lost_after_registering_stops_the_server(
-    hf_model: Path, tmp_path_factory: pytest.TempPathFactory
+@pytest.fixture(scope="module")
+def refusals(
+    hf_model: Path, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
+) -> dict[str, tuple[str, str]]:
+    """What `wait` and what the log say of each. They start together: most of a start is imports."""
+    folders = {name: entry_point(tmp_path_factory, f"{name}:register") for name in PLUGINS}
+    starting = {}
+    for name, folder in folders.items():
+        (folder / f"{name}.py").write_text(PLUGINS[name])
+        path = {"PYTHONPATH": f"{launcher.STAND_INS}:{ROOT}:{folder}"}
+        starting[name] = launcher.server(hf_model, folder / "log", environment=path)
+    log, words = tmp_path_factory.mktemp("backend") / "log", ["--speculative-algorithm", "LOOKAHEAD"]
+    starting["backend"] = launcher.server(hf_model, log, *words, environment=environment)
+    told = {}
+    for name, server in starting.items():
+        with pytest.raises(UsageError) as caught, launcher.running(server):
+            pass
+        told[name] = (str(caught.value), server.log.read_text())
+    return told
+
+
+def test_a_backend_without_trees_is_refused(refusals: dict[str, tuple[str, str]]) -> None:
+    assert "Write --attention-backend abduce_tree" in refusals["backend"][0]
+
+
+@pytest.mark.parametrize("member", ["lookahead", "cpu_kernels"])
+def test_a_plug_in_that_cannot_register_stops_the_server(
+    member: str, refusals: dict[str, tuple[str, str]]
 ) -> None:
-    folder = entry_point(tmp_path_factory, "lost:register")
-    (folder / "lost.py").write_text(LOST)
-    server = launcher.server(
-        hf_model, folder / "log", environment={"PYTHONPATH": f"{launcher.STAND_INS}:{ROOT}:{folder}"}
-    )
-    with pytest.raises(UsageError), launch.running(server):
-        pass
-    assert "eagle_sample is not in force" in (folder / "log").read_text()
+    assert f"could not register '{member}'" in refusals[member][0]
+
+
+def test_a_hook_lost_after_registering_stops_the_server(refusals: dict[str, tuple[str, str]]) -> None:
+    assert "eagle_sample is not in force" in refusals["lost"][1]

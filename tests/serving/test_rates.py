@@ -13,13 +13,15 @@ WINDOW_S = 0.25
 
 
 async def begin(rates: Rates, n_tokens: int, begun: list[tuple[float, int, int]], name: int = 0) -> None:
-    async with rates.turn(n_tokens):
-        begun.append((time.monotonic(), n_tokens, name))
+    """One call. Counted is its turn: on a busy machine it may begin later, and so nearer to the next one."""
+    async with rates.turn(n_tokens) as turn:
+        assert time.monotonic() >= turn.start_s
+        begun.append((turn.start_s, n_tokens, name))
 
 
 def worst(begun: list[tuple[float, int, int]]) -> tuple[int, int]:
-    """Most requests and tokens of any window. A timer may fire early by its resolution."""
-    within = [[b for b in begun if t <= b[0] < t + WINDOW_S - 0.005] for t, _, _ in begun]
+    """Most requests and tokens of any window."""
+    within = [[b for b in begun if t <= b[0] < t + WINDOW_S - 1e-6] for t, _, _ in begun]
     return max(map(len, within)), max(sum(n for _, n, _ in each) for each in within)
 
 
@@ -27,8 +29,9 @@ async def test_no_window_has_more_requests_than_the_limit() -> None:
     rates, begun = Rates(4, None, window_s=WINDOW_S), []
     await asyncio.gather(*(begin(rates, 10, begun, i) for i in range(12)))
     assert worst(begun)[0] == 4  # and no fewer: the limit is used
-    assert begun[-1][0] - begun[0][0] < 2.5 * WINDOW_S
-    assert [name for _, _, name in begun] == list(range(12))
+    begins = [start for start, _, _ in sorted(begun, key=lambda b: b[2])]  # by arrival
+    assert begins == sorted(begins)
+    assert begins[-1] - begins[0] < 2.5 * WINDOW_S
 
 
 async def test_no_window_has_more_tokens_than_the_limit() -> None:
@@ -64,7 +67,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_counts_nothing() -> None:
     assert len(begun) == 1
     started = time.monotonic()
     await begin(rates, 1, begun)
-    assert time.monotonic() - started < 1.5 * WINDOW_S  # and holds up nobody
+    assert begun[-1][0] - started < 1.5 * WINDOW_S  # and holds up nobody
 
 
 async def test_what_a_call_used_counts_in_place_of_the_estimate() -> None:
@@ -73,7 +76,7 @@ async def test_what_a_call_used_counts_in_place_of_the_estimate() -> None:
         turn.n_tokens = 10
     started = time.monotonic()
     await begin(rates, 90, begun)
-    assert time.monotonic() - started < WINDOW_S / 2
+    assert begun[-1][0] - started < WINDOW_S / 2
 
 
 async def test_a_pause_holds_for_all() -> None:

@@ -1,7 +1,9 @@
 """The same weights in three engines: SGLang and transformers in float32, llama.cpp as it was quantised."""
 
+import asyncio
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,20 +136,30 @@ def reward_folder(model: Path, folder: Path) -> Path:
     return folder
 
 
-async def test_a_served_reward_model_rates_as_transformers_does(hf_model: Path, tmp_path: Path) -> None:
-    folder = reward_folder(hf_model, tmp_path / "reward")
+@pytest.fixture(scope="module", autouse=True)
+def rater(hf_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[launch.Server]:
+    """A server of a reward model, which loads while the other test runs."""
+    if not launcher.PYTHON.exists():
+        pytest.skip("needs a real SGLang server: make test-sglang")
+    folder = reward_folder(hf_model, tmp_path_factory.mktemp("rater") / "model")
+    words = ["--is-embedding", "--max-total-tokens", "4096"]
+    server = launcher.server(folder, folder.parent / "log", *words)
+    yield server
+    server.kill()
+
+
+async def test_a_served_reward_model_rates_as_transformers_does(rater: launch.Server) -> None:
     question = Prompt.user("What is 17 + 25?").messages
     prompts = [
         Prompt(question, "It is 42."),
         Prompt(question, "It is 43."),
         Prompt((*question, Message("assistant", "It is 42."))),
     ]
-    server = launcher.server(folder, tmp_path / "log", "--is-embedding")
-    with launch.running(server):
-        async with Sglang(server.url) as engine:
-            replies = [await engine.rate(Rate(prompt)) for prompt in prompts]
-            rows = [list(await engine._talk(engine._tokens.whole(prompt))) for prompt in prompts]
+    await asyncio.to_thread(rater.wait, 300)
+    async with Sglang(rater.url) as engine:
+        replies = [await engine.rate(Rate(prompt)) for prompt in prompts]
+        rows = [list(await engine._talk(engine._tokens.whole(prompt))) for prompt in prompts]
     assert [usage.input_tokens for _, usage in replies] == [len(row) for row in rows]
     assert len({score for score, _ in replies}) == 3
-    expected = [told[0] for told in reference(folder, rows)]
+    expected = [told[0] for told in reference(rater.log.parent / "model", rows)]
     assert [score for score, _ in replies] == pytest.approx(expected, abs=1e-3, rel=1e-3)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,6 @@ from abduce.orchestrator.trace import Called, Event
 from abduce.serving.errors import EngineError, TransientError
 from abduce.serving.flow import Failure, Generate, Prompt, Sampling, Usage
 from abduce.serving.sglang import Sglang, launch
-
-from .sglang_env import launcher
 
 QUESTION = "What is 12 + 30? Think step by step."
 
@@ -32,36 +30,32 @@ class Calls:
 
 
 @pytest.mark.sglang
-async def test_a_search_outlives_its_server(hf_model: Path, tmp_path: Path) -> None:
+async def test_a_search_outlives_its_server(
+    sglang_server: launch.Server, start_sglang: Callable[[], launch.Server], tmp_path: Path
+) -> None:
     """Killed in mid-search and started again, with every reply counted once."""
-    port = launch.free_port()
-    server = launcher.server(hf_model, tmp_path / "first.log", port=port)
     store = Runs(tmp_path / "runs")
     calls = Calls()
     pipeline = build(
         strategy="particle_filter",
-        model={"engine": "sglang", "url": server.url, "patience_s": 120},
+        model={"engine": "sglang", "url": sglang_server.url, "patience_s": 120},
         policy={"preset": "cot", "sampling": {"temperature": 1.0, "max_tokens": 12}},
         budget="60k tokens",
         particles=4,
         max_steps=4,
     )
-    try:
-        await asyncio.to_thread(server.wait, 120)
-        search = asyncio.create_task(pipeline.asolve(QUESTION, store=store, observers=[calls]))
-        async with asyncio.timeout(120):
-            while len(calls.made) < 6:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-        server.kill()
-        assert not search.done()
-        server = launcher.server(hf_model, tmp_path / "second.log", port=port)
-        result = await asyncio.wait_for(search, 180)
-        # The journal alone gives the same again: nothing is missing in it.
-        [name] = store.names()
-        again = Calls()
-        replayed = await pipeline.asolve(QUESTION, run=store.open(name), observers=[again])
-    finally:
-        server.stop()
+    search = asyncio.create_task(pipeline.asolve(QUESTION, store=store, observers=[calls]))
+    async with asyncio.timeout(120):
+        while len(calls.made) < 6:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    sglang_server.kill()
+    start_sglang()
+    assert not search.done()
+    result = await asyncio.wait_for(search, 180)
+    # The journal alone gives the same again: nothing is missing in it.
+    [name] = store.names()
+    again = Calls()
+    replayed = await pipeline.asolve(QUESTION, run=store.open(name), observers=[again])
     assert result.complete
     assert any(call.attempts > 1 for call in calls.made)
     assert not any(isinstance(call.reply, Failure) for call in calls.made)

@@ -171,6 +171,17 @@ def deviation(samples: np.ndarray, expected: float) -> float:
     return float((samples.mean() - expected) / error) if error > 0 else 0.0
 
 
+def check_unbiased(methods: Sequence[ParticleFilter], exact: Exact, replicates: int) -> None:
+    """Ẑ and Ẑ ΣWf of each method are within 4 standard errors of Z and Z E_π[f], and so are they of all
+    methods together: what all of them get wrong shows in few runs of each. The full grid with 8,000 runs
+    each: `benchmarks/particle_laws.py`."""
+    runs = [run_filter(method, exact, replicates, i * replicates) for i, method in enumerate(methods)]
+    together = Runs(*(np.concatenate([getattr(each, name) for each in runs]) for name in ("z", "zf", "wf")))
+    for method, each in zip([*methods, "all together"], [*runs, together], strict=True):
+        assert abs(deviation(each.z, exact.z)) < 4, method
+        assert abs(deviation(each.zf, exact.zf)) < 4, method
+
+
 # ---------------------------------------------------------------- distributions (laws 4 and 9)
 
 

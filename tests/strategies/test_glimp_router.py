@@ -17,7 +17,7 @@ from abduce.orchestrator.services import Services
 from abduce.orchestrator.trace import Noted
 from abduce.serving.base import Engine
 from abduce.serving.embedded import Embedded
-from abduce.serving.errors import TransientError, UsageError
+from abduce.serving.errors import EngineError, TransientError, UsageError
 from abduce.serving.flow import Completion, Failure, Generate, Prompt, Sampling
 from abduce.serving.scripted import Scripted
 from abduce.serving.seeds import derive
@@ -288,7 +288,7 @@ def test_without_log_probs_the_large_model_writes_and_errors_are_counted() -> No
 
 def test_where_the_probe_fails_the_large_model_writes() -> None:
     def fail(asked: Generate, seed: int) -> str:
-        raise TransientError("busy")
+        raise EngineError("no log-probs today")
 
     broken = Scripted(fail, top_logprobs=lambda asked: ())
     state, notes = run(GlimpRouter(policy=INNER), {"policy": broken, "large": speaker("L")})

@@ -21,6 +21,7 @@ from .laws import (
     BeamOfParticles,
     Constant,
     ExactTree,
+    check_unbiased,
     deviation,
     enumerate_target,
     interrupted,
@@ -53,15 +54,13 @@ def leaves_of(method, replicates, first=0) -> Counter:
 @pytest.mark.parametrize("resampling", SCHEMES)
 @pytest.mark.parametrize(("potential", "phi"), POTENTIALS)
 def test_evidence_is_unbiased(potential, phi, resampling):
-    exact = enumerate_target(TREE, Potential(potential, phi))
-    for particles in (1, 2, 8):
-        for threshold in (1.01, 0.5):
-            method = particle_filter(
-                potential=potential, phi=phi, resampling=resampling, threshold=threshold, particles=particles
-            )
-            runs = run_filter(method, exact, 1000)
-            assert abs(deviation(runs.z, exact.z)) < 4, (particles, threshold)
-            assert abs(deviation(runs.zf, exact.zf)) < 4, (particles, threshold)
+    methods = [
+        particle_filter(
+            potential=potential, phi=phi, resampling=resampling, threshold=threshold, particles=particles
+        )
+        for particles, threshold in ((1, 1.01), (2, 1.01), (2, 0.5), (8, 1.01), (8, 0.5))
+    ]
+    check_unbiased(methods, enumerate_target(TREE, Potential(potential, phi)), 400)
 
 
 def test_annealed_weight_temperature_keeps_evidence_unbiased():
@@ -83,7 +82,7 @@ def test_control_self_normalised_estimates_are_biased():
 def test_control_published_weights_have_no_such_target(potential, phi):
     exact = enumerate_target(TREE, Potential(potential, phi))
     method = particle_filter(potential="reference", resampling="multinomial", particles=8)
-    assert abs(deviation(run_filter(method, exact, 2000).z, exact.z)) > 6
+    assert abs(deviation(run_filter(method, exact, 800).z, exact.z)) > 6
 
 
 def test_bias_and_variance_shrink_with_n():
