@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .orchestrator.runs import Runs
     from .orchestrator.services import Services
     from .orchestrator.solve import Pipeline, asolve, build, solve
+    from .orchestrator.telemetry import OpenTelemetry
     from .serving import engine
     from .serving.errors import AbduceError, UsageError
     from .strategies.base import Candidate, Check, Result, Task
@@ -27,6 +28,7 @@ _HOME = {
     "Candidate": "strategies.base",
     "Check": "strategies.base",
     "Driver": "orchestrator.driver",
+    "OpenTelemetry": "orchestrator.telemetry",
     "Pipeline": "orchestrator.solve",
     "Result": "strategies.base",
     "Runs": "orchestrator.runs",
@@ -47,6 +49,7 @@ __all__ = [
     "Candidate",
     "Check",
     "Driver",
+    "OpenTelemetry",
     "Pipeline",
     "Result",
     "Runs",

@@ -9,7 +9,7 @@ import atexit
 import os
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -40,6 +40,11 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
         raise AbduceError(
             "The work was cancelled from within: something in it raised CancelledError."
         ) from None
+
+
+def start(work: Coroutine[Any, Any, T]) -> Future[T]:
+    """Run in the background; whoever started it need not wait."""
+    return asyncio.run_coroutine_threadsafe(work, _background_loop())
 
 
 def _background_loop() -> asyncio.AbstractEventLoop:

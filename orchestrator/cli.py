@@ -8,10 +8,13 @@ typed, 130 interrupted. A mistake is one message on standard error, never a trac
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from ..serving import redact
 from ..serving.errors import AbduceError, UsageError
+from ..serving.settings import register_secrets
 from .cli_parser import parser
 
 
@@ -20,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    register_secrets()
     try:
         chosen = parser().parse_args(arguments)
         module, _, function = chosen.command.partition(":")
@@ -39,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `abduce … | head`: whoever read has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception:  # a fault of ours, or of a library that may know a key
+        print(redact.text(traceback.format_exc()), end="", file=sys.stderr)
+        return 1
 
 
 def _fail(error: Exception, code: int) -> int:

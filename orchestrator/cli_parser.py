@@ -47,12 +47,14 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     commands.metavar = "COMMAND"
     _solve(commands)
+    _repl(commands)
     _eval(commands)
     _runs(commands)
     _trace(commands)
     _recipe(commands)
     _serve(commands)
     _engine(commands)
+    _maxs(commands)
     _rest(commands)
     return top
 
@@ -76,6 +78,21 @@ def _solve(commands: Any) -> None:
     )
     parser.add_argument("--no-trace", action="store_true", help="show no search, only the answer")
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
+    _spans(parser)
+
+
+def _repl(commands: Any) -> None:
+    text = "Ask, watch the search step by step, go back, fork, compare"
+    parser = _command(commands, "repl", "repl:run", text)
+    _recipe_options(parser)
+    parser.add_argument(
+        "--check",
+        action="append",
+        default=[],
+        metavar="ID=VALUE",
+        help="a verifiable demand on the answers, e.g. numeric=56; may be repeated",
+    )
+    parser.add_argument("--script", metavar="FILE", help="carry out a file's commands; - is standard input")
 
 
 def _eval(commands: Any) -> None:
@@ -93,6 +110,15 @@ def _eval(commands: Any) -> None:
         "--parallel", type=_positive, default=4, metavar="N", help="problems at a time (default 4)"
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    _spans(parser)
+
+
+def _spans(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("OpenTelemetry; also on where OTEL_EXPORTER_OTLP_ENDPOINT is set")
+    group.add_argument("--otel", action="store_true", help="send what happens to a collector, as spans")
+    group.add_argument(
+        "--otel-content", action="store_true", help="the same, prompts and completions included"
+    )
 
 
 def _recipe_options(parser: argparse.ArgumentParser) -> None:
@@ -115,23 +141,91 @@ def _recipe_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _runs(commands: Any) -> None:
-    resume = _command(commands, "resume", "solve:resume", "Go on with a run that was stopped")
-    resume.add_argument("run", metavar="RUN", help="its name, the beginning of it, or last")
-    resume.add_argument("--no-trace", action="store_true", help="show no search, only the answer")
-    resume.add_argument("--json", action="store_true", help="print the whole result as JSON")
+    runs = _command(
+        commands, "runs", "runs:listing", "The runs that are kept: list, show, go on, fork, delete"
+    )
+    verbs = runs.add_subparsers(metavar="VERB", parser_class=_Parser)
+    listing = _command(verbs, "list", "runs:listing", "List the newest runs; so does no verb at all")
+    for parser, default in ((runs, 20), (listing, argparse.SUPPRESS)):
+        parser.add_argument(
+            "--limit", type=_positive, default=default, metavar="N", help="the newest N (default 20)"
+        )
+    show = _command(
+        verbs, "show", "runs:showing", "Show the settings of a run, what it spent, how far it got"
+    )
+    _run_argument(show)
+    show.add_argument("--replies", action="store_true", help="number its replies: where a fork may begin")
+    for group in (verbs, commands):
+        resume = _command(group, "resume", "runs:resume", "Go on with a run that was stopped")
+        _run_argument(resume)
+        _watching(resume)
+    fork = _command(verbs, "fork", "runs:fork", "Begin as a run began, and go on with other settings")
+    _run_argument(fork)
+    fork.add_argument(
+        "--at",
+        required=True,
+        metavar="STEP",
+        help="the reply to go on after, by its number (see: abduce runs show RUN --replies), or visit:N for "
+        "what was before a node's visit",
+    )
+    fork.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="KEY=VALUE",
+        help="as for solve, e.g. strategy=a_star, strategy.k=3 or seed=1; may be repeated",
+    )
+    fork.add_argument("--no-run", action="store_true", help="only make it, and print its name")
+    _watching(fork)
+    _deleting(_command(verbs, "delete", "runs:delete", "Delete runs, or the oldest beyond limits"))
 
-    listing = _command(commands, "runs", "show:runs", "List the runs kept on this machine")
-    listing.add_argument("--limit", type=_positive, default=20, metavar="N", help="the newest N (default 20)")
+
+def _deleting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="names or beginnings of names")
+    group = parser.add_argument_group("or all finished runs beyond limits")
+    group.add_argument("--keep", type=_number, metavar="N", help="all but the newest N")
+    group.add_argument("--older-than", metavar="AGE", help="those started longer ago, e.g. 30d, 12h, 2w")
+    group.add_argument("--max-mb", type=_number, metavar="N", help="the oldest, until the rest fits in N MB")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _run_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="its name, the beginning of it, or last")
+
+
+def _watching(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-trace", action="store_true", help="show no search, only the answer")
+    parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
+    _spans(parser)
 
 
 def _trace(commands: Any) -> None:
-    trace = _command(commands, "trace", "show:trace", "Look at a run afterwards")
+    trace = _command(commands, "trace", "trace:show", "Look at a run, afterwards or while it goes on")
     verbs = trace.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
-    show = _command(verbs, "show", "show:trace", "Show the tree of a run")
-    show.add_argument("run", metavar="RUN|FILE", help="a run's name, last, or a trace.jsonl")
+    told = "a run's name, last, or a trace.jsonl"
+    show = _command(verbs, "show", "trace:show", "Show the tree of a run")
+    show.add_argument("run", metavar="RUN|FILE", help=told)
     show.add_argument("--all", action="store_true", help="every step, however many")
-    export = _command(verbs, "export", "show:export", "Print the tree of a run as data")
-    export.add_argument("run", metavar="RUN|FILE", help="a run's name, last, or a trace.jsonl")
+    html = _command(verbs, "html", "trace:html", "Write a run as one page for the browser")
+    html.add_argument("run", metavar="RUN|FILE", help=told)
+    html.add_argument("--out", metavar="FILE", help="the page (default trace-RUN.html, here)")
+    html.add_argument("--against", metavar="RUN|FILE", help="a second run, laid over the first")
+    serve = _command(verbs, "serve", "trace:serve", "Show a run in the browser while it goes on")
+    serve.add_argument("run", nargs="?", metavar="RUN|FILE", help=f"{told} (default: always the newest run)")
+    serve.add_argument("--port", type=_port, default=8400, metavar="N", help="0: any free one (default 8400)")
+    plot = _command(verbs, "plot", "trace:plot", "Draw a picture of a run for a paper")
+    plot.add_argument("run", metavar="RUN|FILE", help=told)
+    plot.add_argument("--out", metavar="FILE", required=True, help="the picture: .svg, .png or .pdf")
+    plot.add_argument(
+        "--what",
+        metavar="PICTURE",
+        choices=("tree", "timeline", "curves"),
+        default="tree",
+        help="tree (default), timeline or curves",
+    )
+    export = _command(verbs, "export", "trace:export", "Print the tree of a run as data")
+    export.add_argument("run", metavar="RUN|FILE", help=told)
     export.add_argument(
         "--format",
         metavar="FORMAT",
@@ -170,6 +264,7 @@ def _serve(commands: Any) -> None:
             name, type=_positive, default=default, metavar="N", help=f"{told} (default {default})"
         )
     parser.add_argument("--quiet", action="store_true", help="print no line for each request")
+    _spans(parser)
 
 
 def _engine(commands: Any) -> None:
@@ -204,9 +299,28 @@ def _recipe(commands: Any) -> None:
     recipe = _command(commands, "recipe", "recipe:check", "Recipes: runs written down in YAML")
     verbs = recipe.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
     check = _command(verbs, "check", "recipe:check", "Check a recipe without running it")
-    check.add_argument("file", metavar="NAME|FILE", help="a packaged recipe or a YAML file")
-    check.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
+    show = _command(verbs, "show", "recipe:show", "Show a recipe's graph and its normal form")
+    for verb in (check, show):
+        verb.add_argument("file", metavar="NAME|FILE", help="a packaged recipe or a YAML file")
+        verb.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
     _command(verbs, "list", "recipe:listing", "List the packaged recipes")
+    _command(verbs, "schema", "recipe:schema", "Print the JSON schema of recipes, for editors")
+
+
+def _maxs(commands: Any) -> None:
+    maxs = _command(commands, "maxs", "maxs:calibrate", "Set up the strategy maxs for a model")
+    verbs = maxs.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
+    text = "Find the variance of rewards at which look-ahead should stop"
+    parser = _command(verbs, "calibrate", "maxs:calibrate", text)
+    parser.add_argument("data", metavar="DATA.jsonl", help='problems to learn from: rows {"question": …}')
+    _recipe_options(parser)
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows")
+    parser.add_argument(
+        "--quantile", default="0.3", metavar="SHARE", help="of decisions that should stop it (default 0.3)"
+    )
+    parser.add_argument(
+        "--parallel", type=_positive, default=4, metavar="N", help="problems at a time (default 4)"
+    )
 
 
 def _rest(commands: Any) -> None:
@@ -228,4 +342,10 @@ def _port(text: str) -> int:
 def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)

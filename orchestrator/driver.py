@@ -13,12 +13,13 @@ A request that fails is answered with a `Failure`. A batch of which nothing was 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from math import inf
 from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
+from ..serving import redact
 from ..serving.errors import BudgetExhausted, EngineError, SearchEnded, TransientError, UsageError
 from ..serving.flow import (
     Ask,
@@ -29,16 +30,19 @@ from ..serving.flow import (
     Generate,
     LogProb,
     Note,
+    Promise,
     Prompt,
     Recall,
     Remember,
     Request,
     Usage,
+    Wait,
 )
 from ..serving.seeds import derive
+from .clock import Clock
 from .journal import Entry, Journal
 from .ledger import Budget, Ledger, Need
-from .services import AnswerNeeded, Services, Switchboard
+from .services import Halt, Services, Switchboard
 from .together import all_then_raise, cancel, together
 from .trace import Called, Event, Exhausted, Noted, Observer, Path
 
@@ -46,7 +50,7 @@ T = TypeVar("T")
 Gate: TypeAlias = Callable[[Path, Sequence[Request]], Awaitable[None]]
 """Awaited before each batch of each flow, with the batch's path: who steps through a run holds it there."""
 
-log = logging.getLogger(__name__)
+log = redact.guard(logging.getLogger(__name__))
 
 
 class Driver:
@@ -87,14 +91,12 @@ class Driver:
         self._root = root
         self._before_s = elapsed_s
         self._gate = gate
-        self._held = 0  # flows that wait at the gate
-        self._held_at = 0.0
-        self._t0 = perf_counter()
+        self._clock = Clock()
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the run began, time before a resume included, time at the gate left out."""
-        return (self._held_at if self._held else perf_counter()) - self._t0
+        return self._clock.elapsed_s
 
     async def run(self, flow: Flow[T]) -> T:
         """Run a flow to its end and return what it returns. Raises what the flow raises, and what an engine
@@ -104,15 +106,15 @@ class Driver:
         before = self._before_s
         if before is None:
             before = self.journal.elapsed_s if self.journal else 0.0
-        self._t0 = perf_counter() - before
+        self._clock.start(before)
         if self.budget.seconds is None:
             return await self._drive(flow, self._root)
         self._deadline = self.budget.seconds
-        self._set_alarm()
+        self._clock.set_alarm(self._deadline, self._expire)
         try:
             return await self._drive(flow, self._root)
         finally:
-            self._alarm.cancel()
+            self._clock.cancel_alarm()
 
     # ------------------------------------------------------------ flows
 
@@ -130,8 +132,9 @@ class Driver:
                 here = (*path, turn)
                 turn += 1
                 try:
-                    if self._gate is not None:
-                        await self._wait_at_gate(self._gate, here, batch)
+                    if self._gate is not None and any(type(request) is not Wait for request in batch):
+                        with self._clock.held():
+                            await self._gate(here, batch)
                     replies = await self._batch(batch, here, replay_only)
                     if turn % _BREATH == 0:
                         await asyncio.sleep(0)
@@ -143,9 +146,7 @@ class Driver:
                         self.ledger.open_reserve()
                     batch = flow.throw(end)
                 else:
-                    if (
-                        self._cut_short and not is_branch
-                    ):  # nothing is in flight now, and the end was swallowed
+                    if self._cut_short and not is_branch:  # nothing is in flight, and the end was swallowed
                         self.ledger.open_reserve()
                     batch = flow.send(replies)
         except StopIteration as end:
@@ -156,18 +157,6 @@ class Driver:
             raise
         finally:
             flow.close()
-
-    async def _wait_at_gate(self, gate: Gate, path: Path, batch: Sequence[Request]) -> None:
-        """The clock of the run stands while any flow is held."""
-        if not self._held:
-            self._held_at = perf_counter()
-        self._held += 1
-        try:
-            await gate(path, batch)
-        finally:
-            self._held -= 1
-            if not self._held:
-                self._t0 += perf_counter() - self._held_at
 
     async def _batch(self, batch: Sequence[Request], path: Path, replay_only: bool) -> list[Any]:
         replies: list[Any] = [None] * len(batch)
@@ -206,6 +195,8 @@ class Driver:
         if path in self._cut:
             raise _Unanswered
         self._open.update((*path, b) for b in range(len(fork.flows)))
+        if fork.until is not None:
+            self._switchboard.races.add(path)
         if fork.until is None:
             branches = (self._branch(flow, (*path, b), replay_only) for b, flow in enumerate(fork.flows))
             return tuple(await (all_then_raise if replay_only else together)(branches))
@@ -219,6 +210,8 @@ class Driver:
         replay_only: bool,
     ) -> tuple[Any, ...]:
         known = self.journal.get(path, _RACE) if self.journal else None
+        if known is not None and max(known.reply[0], default=0) >= len(flows):
+            known = None  # inherited from a run whose race had more branches
         began = self.elapsed_s
         lost: list[Any] = [Failure("cancelled", "another branch won")] * len(flows)
         if known is not None or replay_only:
@@ -267,6 +260,8 @@ class Driver:
         """The reply to one request, or the BudgetExhausted that refused it."""
         if type(request) is Fork:
             return self._fork(request, path, replay_only)
+        if type(request) is Wait:
+            return _kept(request.promise)
         if type(request) is Generate and request.n > 1 and self._limited:
             return self._samples(request, path, replay_only)
         return self._reply(request, path, replay_only)
@@ -303,7 +298,7 @@ class Driver:
         return entry.reply
 
     async def _call(self, request: Any, path: Path) -> Any:
-        began = perf_counter() - self._t0
+        began = perf_counter() - self._clock.zero
         spent, attempts = _NOTHING, 1
         need, asked, fault = None, request, None
         try:
@@ -318,7 +313,12 @@ class Driver:
                 if need is not wanted:
                     asked = replace(request, n=need.samples)
             try:
-                reply, spent, attempts = await self._try(asked, path, fault)
+                if self.journal is not None and type(request) is CallTool and self._switchboard.once(request):
+                    # Holds if the run is cut off before there is another reply: the tool is not called again.
+                    unfinished = Failure("tool", UNFINISHED.format(request.name))
+                    await self.journal.append(path, request, Entry(unfinished, _price(request), began, 0.0))
+                with self._clock.held() if type(request) is Ask else _GOING:
+                    reply, spent, attempts = await self._try(asked, path, fault)
             finally:
                 if need is not None:
                     self.ledger.settle(need, spent)
@@ -326,7 +326,7 @@ class Driver:
                     self.ledger.charge(spent)
         except BudgetExhausted as end:
             reply = end
-        took = perf_counter() - self._t0 - began
+        took = perf_counter() - self._clock.zero - began
         try:
             if self.journal is not None:
                 await self.journal.append(path, request, Entry(reply, spent, began, took))
@@ -366,7 +366,7 @@ class Driver:
                     spent, failed = spent + once, attempt
                     await asyncio.sleep(self._backoff_s * 2 ** (attempt - 1))
                     attempt += 1
-                except AnswerNeeded:
+                except Halt:
                     raise
                 except Exception as error:
                     kind = _FAULTS.get(type(request), "engine")
@@ -374,7 +374,7 @@ class Driver:
                         raise  # no weights, no package: for the user to mend
                     log.debug("%s failed", type(request).__name__, exc_info=True)
                     known = isinstance(error, EngineError)
-                    reason = str(error) if known else f"{type(error).__name__}: {error}"
+                    reason = str(error) if known else redact.text(f"{type(error).__name__}: {error}")
                     return Failure(kind, reason), spent + _price(request), attempt
                 else:
                     return served.value, spent + served.usage if failed else served.usage, attempt
@@ -388,14 +388,7 @@ class Driver:
             if failed:
                 self.ledger.take_back(_price(request), failed)
 
-    def _set_alarm(self) -> None:
-        left = self._deadline - self.elapsed_s
-        self._alarm = asyncio.get_running_loop().call_later(max(left, 0.0), self._expire)
-
     def _expire(self) -> None:
-        if self._held or self.elapsed_s < self._deadline - 0.001:  # the clock stood in between
-            self._alarm = asyncio.get_running_loop().call_later(0.05, self._set_alarm)
-            return
         self._expired = True
         for task in self._calls:
             task.cancel()
@@ -426,6 +419,7 @@ class Driver:
 
 
 _NOTHING = Usage()
+_GOING = nullcontext()
 _RACE: tuple[int, ...] = ()  # a race is filed under it; the reply: branches as they ended, what was cut off
 _BREATH = 64  # batches of a flow between turns of the event loop, where nothing else gives it one
 _FAULTS: dict[type, str] = {CallTool: "tool", Recall: "memory", Remember: "memory", Ask: "human"}
@@ -435,6 +429,17 @@ def _price(request: Any) -> Usage:
     """What an attempt counts of which nothing more is known."""
     kind = type(request)
     return Usage(calls=int(kind not in _FAULTS), tool_calls=int(kind is CallTool))
+
+
+UNFINISHED = "{} was called before this run was cut off; whether it did its work is not known."
+
+
+async def _kept(promise: Promise) -> Any:
+    if not promise.given:
+        given = asyncio.Event()
+        promise.then(given.set)
+        await given.wait()
+    return promise.value
 
 
 class _Unanswered(Exception):

@@ -19,12 +19,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from ..serving import redact
 from ..serving.errors import UsageError
 from ..serving.flow import Usage
 from ..serving.seeds import derive
 from ..strategies.base import Candidate, Check, Result, Task
+from .doors import Doors
 from .judge import judge
-from .solve import Pipeline
+from .trace import Observer
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,7 @@ class Results:
         self._out.close()
 
     def _write(self, row: Mapping[str, Any]) -> None:
-        self._out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        self._out.write(redact.known(json.dumps(row, ensure_ascii=False, default=str)) + "\n")
         self._out.flush()
         os.fsync(self._out.fileno())
 
@@ -237,28 +239,30 @@ class Results:
             os.truncate(self.file, len(whole))
 
 
-def header(pipeline: Pipeline, data: Path, seed: int) -> dict[str, Any]:
+def header(pipeline: Doors, data: Path, seed: int) -> dict[str, Any]:
     """What makes two evaluations the same one."""
     digest = sha256(data.read_bytes()).hexdigest()
     settings: dict[str, Any] = json.loads(json.dumps(pipeline.settings, default=str))
-    return {"data": data.name, "sha256": digest, "seed": seed, "settings": settings}
+    return {"data": data.name, "sha256": digest, "seed": seed, "settings": redact.settings(settings)}
 
 
 async def evaluate(
-    pipeline: Pipeline,
+    pipeline: Doors,
     problems: Sequence[Problem],
     results: Results,
     *,
     seed: int = 0,
     parallel: int = 4,
     progress: Callable[[Outcome], None] = lambda outcome: None,
+    observers: Sequence[Observer] = (),
 ) -> Report:
-    """Solve the problems not solved yet, `parallel` at a time, and report on all of them."""
+    """Solve the problems not solved yet, `parallel` at a time, and report on all of them. The observers are
+    those of all runs, which are concurrent."""
     waiting = iter([p for p in problems if p.id not in results.outcomes or results.outcomes[p.id].error])
 
     async def worker() -> None:
         for problem in waiting:
-            outcome = await _solve(pipeline, problem, seed)
+            outcome = await _solve(pipeline, problem, seed, observers)
             results.add(outcome)
             progress(outcome)
 
@@ -272,11 +276,12 @@ async def evaluate(
     return report(results.outcomes[problem.id] for problem in problems)
 
 
-async def _solve(pipeline: Pipeline, problem: Problem, seed: int) -> Outcome:
+async def _solve(pipeline: Doors, problem: Problem, seed: int, observers: Sequence[Observer]) -> Outcome:
     began = perf_counter()
     result, error = Result(None, "", complete=False), ""
     try:
-        result = await pipeline.asolve(problem.task, seed=derive(seed, "eval", problem.id))
+        seed = derive(seed, "eval", problem.id)
+        result = await pipeline.asolve(problem.task, seed=seed, observers=observers)
     except UsageError as mistake:
         raise UsageError(f"Problem {problem.id} (line {problem.line}): {mistake}") from None
     except Exception as fault:  # one problem's fault must not lose the others

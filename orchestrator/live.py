@@ -34,7 +34,9 @@ def watch(budget: Budget | None = None, console: Console | None = None) -> Itera
         yield Lines(console, budget)
         return
     screen = Screen(console, budget)
-    with Live(get_renderable=screen.render, console=console, refresh_per_second=8, vertical_overflow="crop"):
+    with Live(
+        get_renderable=screen.render, console=console, refresh_per_second=8, vertical_overflow="crop"
+    ) as screen.live:
         yield screen
 
 
@@ -47,6 +49,7 @@ class Screen:
         self._view = SearchView()
         self._lock = threading.Lock()
         self._t0 = perf_counter()
+        self.live: Live | None = None  # what draws it
 
     def __call__(self, event: Event) -> None:
         """Take an event in; drawing follows by itself."""
@@ -54,6 +57,16 @@ class Screen:
             self._view(event)
             if isinstance(event, RunStarted):
                 self._t0 = perf_counter()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave the terminal to somebody else for a while."""
+        assert self.live is not None
+        self.live.stop()
+        try:
+            yield
+        finally:
+            self.live.start(refresh=True)
 
     def render(self) -> RenderableType:
         """The whole picture: tree above, gauges below."""
@@ -112,8 +125,11 @@ class Lines:
 # ---------------------------------------------------------------- the tree
 
 
-def tree_lines(view: SearchView, *, max_lines: int = 0, plain: bool = False) -> list[Text]:
-    """The tree as lines of text; with `max_lines`, what matters most of it, the rest counted.
+def tree_lines(
+    view: SearchView, *, max_lines: int = 0, plain: bool = False, numbered: bool = False
+) -> list[Text]:
+    """The tree as lines of text; with `max_lines`, what matters most of it, the rest counted; `numbered` in
+    order of appearance, from 1.
 
     What matters: the best path first, then what was found last, then what scores best.
     """
@@ -122,7 +138,8 @@ def tree_lines(view: SearchView, *, max_lines: int = 0, plain: bool = False) -> 
     lines: list[Text] = []
     if view.started is not None:
         lines.append(Text(clean(view.started.question), style="bold"))
-    lines += _drawn(view.roots, shown, best, _ASCII if plain else _GLYPHS)
+    width = len(str(len(view.nodes))) if numbered else 0
+    lines += _drawn(view.roots, shown, best, _ASCII if plain else _GLYPHS, width)
     if plain:
         lines = [Text(line.plain.encode("ascii", "replace").decode()) for line in lines]
     return lines
@@ -152,7 +169,7 @@ def _chosen(view: SearchView, max_lines: int) -> set[Seen]:
 
 
 def _drawn(
-    roots: Sequence[Seen], shown: set[Seen], best: set[Seen], glyphs: dict[str, str]
+    roots: Sequence[Seen], shown: set[Seen], best: set[Seen], glyphs: dict[str, str], width: int
 ) -> Iterator[Text]:
     """Depth first, without recursion: a path may be thousands of steps long."""
     pending = _level(roots, "", shown, glyphs)
@@ -162,7 +179,8 @@ def _drawn(
             yield item
             continue
         node, indent, last = item
-        yield _line(node, indent + glyphs["end" if last else "mid"], node in best, glyphs)
+        guide = indent + glyphs["end" if last else "mid"]
+        yield _line(node, guide, node in best, glyphs, width)
         pending += _level(node.children, indent + glyphs["gap" if last else "bar"], shown, glyphs)
 
 
@@ -182,9 +200,11 @@ def _level(
     return items
 
 
-def _line(node: Seen, guide: str, best: bool, glyphs: dict[str, str]) -> Text:
+def _line(node: Seen, guide: str, best: bool, glyphs: dict[str, str], width: int) -> Text:
     line = Text()
     line.append(guide, style="dim")
+    if width:
+        line.append(f"{node.number + 1:>{width}} ", style="cyan" if best else "dim cyan")
     mark = glyphs["done"] if node.terminal else glyphs["open"]
     score = " -- " if node.score is None else f"{node.score:.2f}"
     style = "dim" if node.pruned else "bold" if best else ""
@@ -236,7 +256,15 @@ def budget_gauges(view: SearchView, budget: Budget) -> list[Table]:
         grid.add_column(width=14)
         grid.add_column(width=30)
         grid.add_column()
-        bar = ProgressBar(total=limit or 1, completed=min(used, limit), width=30)
+        share = used / limit if limit else 1.0
+        colour = "red" if share >= 1 else "yellow" if share >= 0.8 else "green"
+        bar = ProgressBar(
+            total=limit or 1,
+            completed=min(used, limit),
+            width=30,
+            complete_style=colour,
+            finished_style=colour,
+        )
         grid.add_row(Text(name, style="dim"), bar, Text(f"{used:,.0f} of {limit:,.0f}"))
         bars.append(grid)
     return bars

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any
 
+from ..serving import redact
 from ..serving.flow import Failure, Usage
 from .trace import (
     Called,
@@ -85,7 +86,7 @@ class SearchView:
             self.ended = event
             self.usage = event.usage
             if path := event.diagnostics.get("path"):
-                self._chosen = self._find((), path[-1])
+                self._chosen = self.find((), path[-1])
 
     @property
     def finished(self) -> list[Seen]:
@@ -106,7 +107,7 @@ class SearchView:
                 self._insert(flow, row)
         elif event.note == "scores":
             for name, score in data.get("scores", {}).items():
-                node = self._find(flow, int(name))
+                node = self.find(flow, int(name))
                 if node is not None:
                     self._score(node, score)
         elif event.note == "prune":
@@ -125,12 +126,12 @@ class SearchView:
 
     def _prune(self, flow: Path, names: Iterable[int]) -> None:
         for name in names:
-            node = self._find(flow, name)
+            node = self.find(flow, name)
             if node is not None:
                 node.pruned = True
 
     def _insert(self, flow: Path, row: Mapping[str, Any]) -> None:
-        parent = None if row.get("parent") is None else self._find(flow, row["parent"])
+        parent = None if row.get("parent") is None else self.find(flow, row["parent"])
         depth, number = int(row["depth"]), len(self.nodes)
         node = Seen(row["id"], parent, str(row["text"]), depth, bool(row["terminal"]), number)
         self._flows.setdefault(flow, {})[node.id] = node
@@ -138,7 +139,7 @@ class SearchView:
         self.nodes.append(node)
         self._score(node, row.get("score"))
 
-    def _find(self, flow: Path, name: int) -> Seen | None:
+    def find(self, flow: Path, name: int) -> Seen | None:
         """A node by its number: of this flow, else of those that forked it, else of any other branch.
 
         Branches of a fork may share one node store; searches of their own number their nodes anew."""
@@ -160,7 +161,12 @@ def to_networkx(view: SearchView) -> "networkx.DiGraph[int]":
     graph: networkx.DiGraph[int] = networkx.DiGraph()
     best = set(view.best.path()) if view.best else set()
     for node in view.nodes:
-        facts = {"text": node.text, "depth": node.depth, "terminal": node.terminal, "pruned": node.pruned}
+        facts = {
+            "text": redact.known(node.text),
+            "depth": node.depth,
+            "terminal": node.terminal,
+            "pruned": node.pruned,
+        }
         graph.add_node(node.number, **facts, score=node.score, best=node in best)
         if node.parent is not None:
             graph.add_edge(node.parent.number, node.number)
@@ -171,7 +177,7 @@ def replay(rows: Iterable[Mapping[str, Any]]) -> SearchView:
     """The view a trace file leads to (`trace.read`)."""
     view = SearchView()
     for row in rows:
-        event = _event(row)
+        event = event_of(row)
         if event is not None:
             view(event)
     return view
@@ -182,7 +188,7 @@ def load(file: File) -> SearchView:
     view = SearchView()
     for number, row in numbered(file):
         try:
-            if (event := _event(row)) is not None:
+            if (event := event_of(row)) is not None:
                 view(event)
         except (LookupError, TypeError, ValueError, AttributeError):
             raise no_event(file, number) from None
@@ -194,7 +200,9 @@ _KINDS = {
 }
 
 
-def _event(row: Mapping[str, Any]) -> Event | None:
+def event_of(row: Mapping[str, Any]) -> Event | None:
+    """A line of a trace as an event, requests and replies as plain data; None for a kind of a later version.
+    Raises LookupError, TypeError or ValueError for what is no event."""
     kind = _KINDS.get(row["event"])
     if kind is None:
         return None  # of a later version
@@ -221,11 +229,13 @@ _FORMS: Mapping[str, type | tuple[type, ...]] = {  # of what is shown
 
 
 def clean(text: str) -> str:
-    """Model text on one line: no line breaks, no control or formatting characters."""
-    kept = (c if unicodedata.category(c)[0] != "C" else " " for c in text)
+    """Model text on one line: no line breaks, no control or formatting characters, no secrets."""
+    kept = (c if unicodedata.category(c)[0] != "C" else " " for c in redact.known(text))
     return " ".join("".join(kept).split())
 
 
 def printable(text: str) -> str:
-    """Model text as it is, line breaks and indentation included, without other control characters."""
-    return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else " " for c in text)
+    """Model text as it is, line breaks and indentation included, without other control characters and
+    secrets."""
+    kept = (c if c in "\n\t" or unicodedata.category(c)[0] != "C" else " " for c in redact.known(text))
+    return "".join(kept)

@@ -5,6 +5,7 @@ are the driver's; what is here raises whatever the service raises.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -29,7 +30,12 @@ from ..serving.seeds import derive
 from .trace import Path
 
 
-class AnswerNeeded(Exception):
+class Halt(Exception):
+    """A service cannot answer now, for a reason that may pass: the run ends, and can go on later. Unlike a
+    failure it reaches whoever started the run, and no journal."""
+
+
+class AnswerNeeded(Halt):
     """Only the human can say how a run goes on, and is not here: it goes on once there is an answer."""
 
     def __init__(self, question: str, choices: Sequence[str] = ()) -> None:
@@ -70,6 +76,7 @@ class Services:
     tools: Mapping[str, Tool] = field(default_factory=dict)
     memory: Memory | None = None
     human: Human | None = None
+    redraw: int = 0  # other than 0: samples differ from those that the same seeds would give
 
     def engine(self, role: str) -> Engine:
         """The engine of a role. Raises EngineError if there is none."""
@@ -90,6 +97,9 @@ class Switchboard:
         self._concurrency = concurrency
         self._gates: dict[int, asyncio.Semaphore] = {}  # the run's own, by engine
         self.waiting: set[Path] = set()  # requests that no engine has been sent yet
+        self.races: set[Path] = set()  # forks of which some branches will be dropped
+        self._results: dict[str, ToolResult] = {}  # of pure tools, by call
+        self._calls: dict[str, asyncio.Semaphore] = {}  # of a pure tool, the same one; of a tool, all
 
     def serve(self, request: Any, path: Path) -> Coroutine[Any, Any, Served[Any]]:
         """The reply to a request and what it consumed. Without a seed of its own a request gets one that
@@ -98,6 +108,8 @@ class Switchboard:
 
     async def _generate(self, request: Generate, path: Path) -> Served[Any]:
         seed = request.seed if request.seed is not None else derive(self._seed, *path[self._depth :])
+        if self._services.redraw:
+            seed = derive(seed, "redraw", self._services.redraw)
         engine = self._services.engine(request.model)
         if self._concurrency is None and engine.max_concurrency is None:
             return await engine.generate(request, seed=seed)
@@ -118,7 +130,29 @@ class Switchboard:
         if tool is None:
             known = ", ".join(sorted(self._services.tools)) or "none"
             return Served(ToolResult(f"No tool named {request.name!r}. Known: {known}.", ok=False), Usage())
-        return Served(await tool.call(request.arguments), Usage(tool_calls=1))
+        if getattr(tool, "effect", None) != "pure":
+            if request.speculative or any(path[:n] in self.races for n in range(len(path))):
+                return Served(ToolResult(NOT_NOW.format(request.name), ok=False), Usage())
+            return await self._run(tool, request)
+        key = f"{request.name} {json.dumps(dict(request.arguments), sort_keys=True, default=str)}"
+        async with self._calls.setdefault(key, asyncio.Semaphore(1)):
+            if (kept := self._results.get(key)) is not None:
+                return Served(kept, Usage(tool_calls=1))  # counts like any other, whoever came first
+            served = await self._run(tool, request)
+            if served.value.ok and len(self._results) < _KEPT_RESULTS:
+                self._results[key] = served.value
+            return served
+
+    async def _run(self, tool: Tool, request: CallTool) -> Served[ToolResult]:
+        at_once = getattr(getattr(tool, "limits", None), "at_once", None)
+        if at_once is None:
+            return Served(await tool.call(request.arguments), Usage(tool_calls=1))
+        async with self._calls.setdefault(request.name, asyncio.Semaphore(at_once)):
+            return Served(await tool.call(request.arguments), Usage(tool_calls=1))
+
+    def once(self, request: CallTool) -> bool:
+        """Whether the tool must not be called again for this request."""
+        return getattr(self._services.tools.get(request.name), "effect", None) == "once"
 
     async def _memory(self, request: Recall | Remember, path: Path) -> Served[Any]:
         if self._services.memory is None:
@@ -154,6 +188,10 @@ _SERVICES: dict[type, Callable[[Switchboard, Any, Path], Coroutine[Any, Any, Ser
     Remember: Switchboard._memory,
     Ask: Switchboard._human,
 }
+
+
+NOT_NOW = "{} has effects outside, so it is not run in a branch of a search that may be dropped."
+_KEPT_RESULTS = 10_000
 
 
 _gates: WeakKeyDictionary[Engine, WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]]

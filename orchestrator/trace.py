@@ -8,14 +8,17 @@ Observers are functions of an event, and must not change it. The screen (`live.p
 only render. Events are made for every request: plain dataclasses take a third of the time of frozen ones.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path as File
 from typing import Any, ClassVar, TypeAlias
 
 import orjson
 
+from ..serving import redact
 from ..serving.errors import UsageError
 from ..serving.flow import Usage
 from .codec import dumps
@@ -115,6 +118,7 @@ class RunEnded:
 Event: TypeAlias = RunStarted | NodeStarted | Called | Noted | Exhausted | NodeEnded | RunEnded
 Observer: TypeAlias = Callable[[Event], None]
 
+_SOON_S = 0.1  # one flush for all that happens meanwhile: viewers wait, runs don't
 _TIMES = ("t", "seconds")
 _UNREPEATABLE = (*_TIMES, "replayed", "attempts", "run", "settings")  # settings: concurrency is among them
 
@@ -127,10 +131,10 @@ def row(event: Event) -> dict[str, Any]:
 
 
 class JsonLines:
-    """An observer that writes one JSON object a line as events arrive.
+    """An observer that writes one JSON object a line as events arrive, without secrets (`serving/redact.py`).
 
-    `close` sorts the file by path: equal runs leave equal files, times aside. Of what the file held before,
-    `keep` says by path what stays.
+    Inside an event loop others can read an event soon after. `close` sorts the file by path: equal runs leave
+    equal files, times aside. Of what the file held before, `keep` says by path what stays.
     """
 
     def __init__(self, file: File, keep: Callable[[Path], bool] | None = None) -> None:
@@ -141,15 +145,27 @@ class JsonLines:
         self._out = file.open("wb", buffering=1 << 16)
         self._paths: list[Path] = [tuple(event["path"]) for event in kept]  # of the lines
         self._out.writelines(dumps(event) + b"\n" for event in kept)
+        self._flushes = False  # soon
 
     def __call__(self, event: Event) -> None:
         """Write one event."""
-        self._out.write(dumps(row(event)) + b"\n")
+        if type(event) is RunStarted:
+            event = replace(event, settings=redact.settings(event.settings))
+        self._out.write(redact.line(dumps(row(event))) + b"\n")
         self._paths.append(event.path)
+        if not self._flushes:
+            with suppress(RuntimeError):  # outside a loop there is no "soon"
+                asyncio.get_running_loop().call_later(_SOON_S, self._flush_now)
+                self._flushes = True
 
     def flush(self) -> None:
         """Make everything so far readable by others."""
         self._out.flush()
+
+    def _flush_now(self) -> None:
+        self._flushes = False
+        if not self._out.closed:
+            self.flush()
 
     def close(self) -> None:
         """Sort the file by path; the old one stays until the new one is whole."""

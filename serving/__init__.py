@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
 from typing import Any, NamedTuple
 
-from . import registry
+from . import redact, registry
 from .base import Capability, Engine
 from .errors import UsageError
 
@@ -92,6 +92,13 @@ def _maker(name: object) -> Callable[..., Engine]:
 
 
 def _make(name: str, make: Callable[..., Engine], words: Mapping[str, Any]) -> Engine:
+    redact.register_named(words)
+    for key, value in words.items():
+        if value == redact.MARK:
+            raise UsageError(
+                f"The {key} of the engine {name!r} is a secret, and not written down with a run. Keep it in "
+                f"an environment variable, and write in a recipe: {key}: ${{secret:NAME}}."
+            )
     parameters = signature(make).parameters
     allowed = ", ".join(["engine", *parameters])
     if not any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values()):

@@ -16,9 +16,14 @@ AbduceError
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from . import redact
+
 
 class AbduceError(Exception):
-    """Root of all errors raised on purpose by this package."""
+    """Root of all errors raised on purpose by this package. Their messages hold no secrets (`redact.py`)."""
+
+    def __init__(self, *said: object) -> None:
+        super().__init__(*(redact.text(each) if isinstance(each, str) else each for each in said))
 
 
 class UsageError(AbduceError):

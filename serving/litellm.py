@@ -20,17 +20,17 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
-from . import settings
+from . import redact, settings
 from .base import Capability, Engine, Served
 from .constraints import JsonSchema
 from .errors import EngineError, MissingExtra, TransientError, UsageError, demand
 from .flow import Completion, Generate, Message, Prompt, Usage
 from .rates import Rates
-from .replies import completion, counted, retry_after_s, without_keys
+from .replies import completion, counted, retry_after_s
 from .seeds import derive
 from .tool_calls import described, offer, plain, write
 
-log = logging.getLogger(__name__)
+log = redact.guard(logging.getLogger(__name__))
 
 _Drawn: TypeAlias = Served[tuple[Completion, ...]]
 
@@ -152,6 +152,7 @@ class Litellm(Engine):
     def _loaded(self) -> Any:
         if self._library is None:
             library = _library()
+            settings.register_secrets()  # the provider's own key is among them
             try:
                 name, self._provider, *_ = library.get_llm_provider(self.model, api_base=self._api_base)
             except Exception as error:
@@ -291,7 +292,7 @@ class Litellm(Engine):
         return served
 
     def _fault(self, error: Exception) -> EngineError:
-        text = without_keys(str(error), self._key_or_none())
+        text = redact.text(str(error))  # before it is cut, which could leave half a key
         words = f"{self.model}: {type(error).__name__}: {text[:500]}"
         status = getattr(error, "status_code", None)
         code = status if isinstance(status, int) else 500
@@ -303,9 +304,6 @@ class Litellm(Engine):
         if wait_s > 0:
             self._rates.pause(wait_s)
         return TransientError(words)
-
-    def _key_or_none(self) -> str | None:
-        return settings.secret(self._key_env) if self._key_env else None
 
     # ------------------------------------------------------------ what comes back
 

@@ -1,6 +1,5 @@
 """Replies in the form of OpenAI's protocol, read into completions."""
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -8,10 +7,6 @@ from typing import Any, Literal
 
 from .flow import Completion, Generate, ToolCall
 from .tool_calls import write
-
-_KEY = re.compile(
-    r"\b(?:sk|pk|rk|gsk|xai|key|api)[-_][\w*.-]{6,}|\bAIza[\w-]{10,}|\bBearer\s+\S+", re.IGNORECASE
-)
 
 
 def completion(choice: Any, request: Generate) -> Completion:
@@ -48,13 +43,6 @@ def counted(drawn: Sequence[Completion], n_output: int, most: int) -> tuple[Comp
         counts[i] += share
         left -= share
     return tuple(replace(c, n_tokens=n) for c, n in zip(drawn, counts, strict=True))
-
-
-def without_keys(text: str, key: str | None) -> str:
-    """The text without the key, and without what looks like one: providers repeat them in errors."""
-    if key:
-        text = text.replace(key, "***")
-    return _KEY.sub("***", text)
 
 
 def retry_after_s(error: Exception) -> float:

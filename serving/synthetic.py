@@ -11,6 +11,7 @@ function of (prefix, seed), so that what a search finds can be held against the 
 [('', 1.0)]
 """
 
+import asyncio
 import random
 from collections.abc import Iterable
 from math import log
@@ -28,7 +29,8 @@ class Synthetic(Engine):
     """A model over `alphabet`, distinct characters, with turns of 1 to `depth` steps.
 
     Questions don't matter, only what has been written so far. Of `Sampling`, temperature, `max_tokens`
-    and `stop` are honoured. `rate` scores a prefix uniformly in [0, 1].
+    and `stop` are honoured. `rate` scores a prefix uniformly in [0, 1]. `latency_s` is waited before each
+    reply, for those who want to watch a search or to stop it.
     """
 
     name = "synthetic"
@@ -36,14 +38,19 @@ class Synthetic(Engine):
         {"generate", "logprobs", "top_logprobs", "logprob", "rate", "token_ids", "seed"}
     )
 
-    def __init__(self, *, seed: int = 0, alphabet: str = "abc", depth: int = 4) -> None:
+    def __init__(
+        self, *, seed: int = 0, alphabet: str = "abc", depth: int = 4, latency_s: float = 0.0
+    ) -> None:
         if not alphabet or len(set(alphabet)) < len(alphabet) or "\n" in alphabet:
             raise UsageError(f"alphabet must be distinct characters other than newline, got {alphabet!r}.")
         if depth < 1:
             raise UsageError(f"depth must be at least 1, got {depth}.")
         self.seed = seed
         self.alphabet = alphabet
+        if not 0 <= latency_s < 3600:
+            raise UsageError(f"latency_s must be from 0 to 3600 seconds, got {latency_s}.")
         self.depth = depth
+        self.latency_s = latency_s
 
     # ------------------------------------------------------------ the truth
 
@@ -76,6 +83,7 @@ class Synthetic(Engine):
 
     async def generate(self, request: Generate, *, seed: int) -> Served[tuple[Completion, ...]]:
         """Sample i is drawn with `derive(seed, i)` and nothing else."""
+        await self._wait()
         prefix = self._written(request.prompt)
         drawn = tuple(self._draw(prefix, request, random.Random(derive(seed, i))) for i in range(request.n))
         n_output = sum(completion.n_tokens for completion in drawn)
@@ -83,6 +91,7 @@ class Synthetic(Engine):
 
     async def logprob(self, request: LogProb) -> Served[LogLikelihood]:
         """Exact; -inf where the model cannot say it."""
+        await self._wait()
         prefix = self._written(request.prompt)
         ids = request.continuation_ids
         tokens = [self._token(i) for i in ids] if ids else _tokens(request.continuation)
@@ -96,8 +105,13 @@ class Synthetic(Engine):
 
     async def rate(self, request: Rate) -> Served[float]:
         """`value` of what has been written."""
+        await self._wait()
         usage = Usage(input_tokens=self.count_tokens(request.prompt), calls=1)
         return Served(self.value(self._written(request.prompt)), usage)
+
+    async def _wait(self) -> None:
+        if self.latency_s:
+            await asyncio.sleep(self.latency_s)
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Characters of the messages, tokens of the prefix."""

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...serving import ENGINES
-from ...serving.errors import UsageError
+from ...serving.errors import AbduceError, UsageError
 from ...serving.litellm import COMPROMISED, SAFE
 from ...serving.sglang import Sglang
 from .show import show
@@ -46,7 +46,7 @@ class Finding(NamedTuple):
 
 def run(chosen: argparse.Namespace) -> int:
     """Show all findings; exit code 1 if something is missing that ordinary use needs."""
-    findings = [*_python(), *_model(), *_state(), *_engines(), *_gpu()]
+    findings = [*_python(), *_model(), *_state(), *_sandbox(), *_engines(), *_gpu()]
     utf = Console().encoding.lower().startswith("utf")
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for finding in findings:
@@ -87,7 +87,12 @@ def _model() -> Iterator[Finding]:
 
 
 def _state() -> Iterator[Finding]:
-    folder = store().folder
+    try:
+        kept = store()
+    except UsageError as error:
+        yield Finding("store", False, f"ABDUCE_STORE: {error}", "unset ABDUCE_STORE", True)
+        return
+    folder = kept.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
@@ -100,6 +105,32 @@ def _state() -> Iterator[Finding]:
     found = f"{folder} is writable, {free / 1000:.1f} GB free"
     remedy = "" if free >= _FREE_MB else f"free {_FREE_MB} MB, or: export ABDUCE_HOME=/a/larger/disk"
     yield Finding("runs", free >= _FREE_MB, found, remedy)
+    if str(kept) != str(folder):
+        try:
+            yield Finding("store", True, f"{kept} holds {len(kept.names())} runs", "", True)
+        except AbduceError as error:
+            yield Finding("store", False, str(error), "unset ABDUCE_STORE", True)
+
+
+def _sandbox() -> Iterator[Finding]:
+    from ...serving import settings
+    from ...tools.sandbox import Sandbox, SandboxRefused
+
+    part = "sandbox"
+    try:
+        if settings.unsafe_sandbox():
+            found = "ABDUCE_SANDBOX is unsafe: programs of a model run without isolation"
+            yield Finding(part, False, found, "unset ABDUCE_SANDBOX")
+            return
+        walls = Sandbox().isolation
+    except SandboxRefused as refusal:
+        found = f"programs of the tool python cannot be isolated: {refusal.reason}"
+        yield Finding(part, False, found, refusal.remedy)
+    except UsageError as error:
+        yield Finding(part, False, str(error), "unset ABDUCE_SANDBOX")
+    else:
+        how = {"kernel": "the kernel's namespaces"}.get(walls, walls)
+        yield Finding(part, True, f"programs of the tool python are isolated, by {how}")
 
 
 def _engines() -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from ..recipe import Recipe
 from .options import recipe_of
 from .show import show
 from .solve import fetch_models, store
+from .spans import spans
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -33,7 +34,7 @@ def run(chosen: argparse.Namespace) -> int:
     results = Results(out, header(pipeline, data, recipe.seed), resume=chosen.resume)
     began = perf_counter()
     try:
-        with _progress() as bar:
+        with _progress() as bar, spans(chosen) as telemetry:
             known = [results.outcomes[p.id] for p in problems if p.id in results.outcomes]
             done = [outcome for outcome in known if not outcome.error]
             correct = sum(outcome.correct for outcome in done)
@@ -45,7 +46,13 @@ def run(chosen: argparse.Namespace) -> int:
                 bar.update(line, advance=1, right=correct)
 
             work = evaluate(
-                pipeline, problems, results, seed=recipe.seed, parallel=chosen.parallel, progress=progress
+                pipeline,
+                problems,
+                results,
+                seed=recipe.seed,
+                parallel=chosen.parallel,
+                progress=progress,
+                observers=() if telemetry is None else (telemetry,),
             )
             report = wait_for(work)
     except KeyboardInterrupt:

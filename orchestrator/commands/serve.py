@@ -10,6 +10,7 @@ from ipaddress import ip_address
 
 from ...serving.errors import UsageError
 from .solve import fetch_models
+from .spans import spans
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -42,7 +43,6 @@ def run(chosen: argparse.Namespace) -> int:
     for model in models.values():
         fetch_models(model.chat)
     accounts = Accounts(home() / "gateway" / "spent.json" if keys.known else None)
-    gateway = Gateway(models, keys=keys, accounts=accounts, limits=limits)
 
     def started(address: str) -> None:
         names = ", ".join(models)
@@ -50,9 +50,11 @@ def run(chosen: argparse.Namespace) -> int:
         who = f"{len(keys.known)} keys" if keys.known else "no keys: from this machine only"
         print(f"abduce: {who}; stop with Ctrl-C", file=sys.stderr, flush=True)
 
-    serving = serve(gateway, host=chosen.host, port=chosen.port, drain_s=chosen.drain_s, started=started)
-    with _log_on_screen(chosen.quiet):
-        asyncio.run(serving)
+    with _log_on_screen(chosen.quiet), spans(chosen) as telemetry:
+        gateway = Gateway(models, keys=keys, accounts=accounts, limits=limits, telemetry=telemetry)
+        asyncio.run(
+            serve(gateway, host=chosen.host, port=chosen.port, drain_s=chosen.drain_s, started=started)
+        )
     print("abduce: stopped", file=sys.stderr)
     return 0
 

@@ -1,23 +1,30 @@
-"""`abduce solve` and `abduce resume`."""
+"""`abduce solve`: one problem, watched on the screen."""
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING
 
+from ...serving import redact
 from ...serving.errors import UsageError
-from ...serving.flow import Message, ToolCall, ToolSpec
-from ...strategies.base import Check, Result, Task
+from ...strategies.base import Result, Task
 from ..codec import dumps
 from ..ledger import Budget
 from ..live import watch
+from ..retention import Keep, prune
 from ..runs import Runs
 from ..search_view import clean, printable
-from ..solve import Pipeline, build, objects
+from ..services import Human
+from ..solve import Pipeline
 from ..trace import Event, Observer, RunStarted
+from .human import at_terminal
 from .options import parse_checks, recipe_of
+from .spans import spans
+
+if TYPE_CHECKING:
+    from ..workflow import Workflow
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -29,69 +36,26 @@ def run(chosen: argparse.Namespace) -> int:
     task = Task(question, checks=parse_checks(chosen.check))
     if recipe.reward is not None and recipe.reward.name == "checks" and not task.checks:
         raise UsageError("The reward 'checks' has nothing to check. Add e.g. --check numeric=56.")
-    pipeline = recipe.pipeline()
+    pipeline, kept, keep = recipe.pipeline(), store(), limits()
     fetch_models(pipeline)
 
-    def search(observers: Iterable[Observer]) -> Result:
-        return pipeline.solve(task, observers=observers, store=store())
+    def search(observers: Iterable[Observer], human: Human) -> Result:
+        return pipeline.solve(task, observers=observers, human=human, store=kept)
 
-    return _watched(search, pipeline.budget, chosen)
-
-
-def resume(chosen: argparse.Namespace) -> int:
-    """Go on with a run: completed calls are replayed, not repeated."""
-    run = store().open(chosen.run)
-    record = run.record
-    options = {key: record[key] for key in _OPTIONS if key in record}
-    params = record.get("params", {})
-    _written_down(run.id, options | {"params": params})
-    try:
-        task, seed = _task(record["task"]), record["seed"]
-    except (KeyError, TypeError):
-        raise UsageError(f"Run {run.id} is damaged: its run.json tells no task. Start it again.") from None
-    pipeline = build(**options, **params)
-    fetch_models(pipeline)
-
-    def search(observers: Iterable[Observer]) -> Result:
-        return pipeline.solve(task, seed=seed, observers=observers, run=run)
-
-    return _watched(search, pipeline.budget, chosen)
+    code = watched(search, pipeline.budget, chosen)
+    if keep is not None and (deleted := prune(kept, keep)):
+        print(f"abduce: deleted {len(deleted)} older runs, as ABDUCE_KEEP says", file=sys.stderr)
+    return code
 
 
-def _written_down(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse a run whose parts were Python objects: run.json tells only what they were."""
-    for key, value in objects(options):
-        raise UsageError(
-            f"Run {name} was started from Python with {key}={value}, which is not written down. Go on "
-            f'with it there: pipeline.solve(task, seed=…, run=abduce.Runs(…).open("{name}")).'
-        )
-
-
-def _task(row: Mapping[str, Any]) -> Task:
-    if row.get("constraint") is not None:
-        raise UsageError(
-            "The run's task demands a form of its answer, which is not written down. Start it again."
-        )
-    parts = {key: tuple(row[key]) for key in ("choices", "tools")}
-    parts["stop"] = tuple(row.get("stop", ()))
-    parts["checks"] = tuple(Check(**check) for check in row["checks"])
-    parts["offers"] = tuple(ToolSpec(**spec) for spec in row.get("offers", ()))
-    parts["messages"] = tuple(map(_message, row.get("messages", ())))
-    return Task(**{**row, **parts})
-
-
-def _message(row: Mapping[str, Any]) -> Message:
-    return Message(**{**row, "tool_calls": tuple(ToolCall(**call) for call in row["tool_calls"])})
-
-
-_OPTIONS = ("strategy", "model", "models", "policy", "reward", "tools", "budget", "concurrency")
-
-
-def fetch_models(pipeline: Pipeline) -> None:
+def fetch_models(pipeline: "Pipeline | Workflow") -> None:
     """Have the weights on this machine before the run's clock starts, with a progress bar."""
     from ...serving.weights import progress_bar, resolve
 
-    for engine in pipeline.services.engines.values():
+    services = [pipeline.services]
+    if not isinstance(pipeline, Pipeline):
+        services += [node.services for node in pipeline.nodes.values()]
+    for engine in {id(engine): engine for each in services for engine in each.engines.values()}.values():
         if engine.name == "embedded":
             with progress_bar("Fetching the model") as bar:
                 resolve(getattr(engine, "model", None), progress=bar)
@@ -99,9 +63,21 @@ def fetch_models(pipeline: Pipeline) -> None:
 
 def store() -> Runs:
     """Where runs are kept."""
-    from ...serving.settings import home
+    from ...serving import settings
 
-    return Runs(home() / "runs")
+    return Runs(settings.store() or settings.home() / "runs")
+
+
+def limits() -> Keep | None:
+    """How much the user wants to be kept; None for everything."""
+    from ...serving import settings
+
+    if (words := settings.keep()) is None:
+        return None
+    try:
+        return Keep.parse(words)
+    except UsageError as error:
+        raise UsageError(f"ABDUCE_KEEP: {error}") from None
 
 
 class _Named:
@@ -114,16 +90,19 @@ class _Named:
             self.name = event.run
 
 
-def _watched(
-    search: Callable[[Iterable[Observer]], Result], budget: Budget, chosen: argparse.Namespace
+def watched(
+    search: Callable[[Iterable[Observer], Human], Result], budget: Budget, chosen: argparse.Namespace
 ) -> int:
+    """Search before the eyes of the user, and say what came of it."""
     named = _Named()
     try:
         with ExitStack() as screen:
             observers: list[Observer] = [named]
+            if (telemetry := screen.enter_context(spans(chosen))) is not None:
+                observers.append(telemetry)
             if not (chosen.no_trace or chosen.json):
                 observers.append(screen.enter_context(watch(budget)))
-            result = search(observers)
+            result = search(observers, at_terminal(observers))
     except KeyboardInterrupt:
         again = f" Go on with: abduce resume {named.name}" if named.name else ""
         print(f"\nabduce: stopped.{again}", file=sys.stderr)
@@ -135,7 +114,9 @@ def _report(result: Result, name: str, chosen: argparse.Namespace) -> int:
     """The answer on standard output, everything about it on standard error."""
     failures = result.diagnostics.get("failures") or ()
     if chosen.json:
-        print(json.dumps({"run": name, **json.loads(dumps(result))}, ensure_ascii=False, indent=2))
+        print(
+            json.dumps({"run": name, **json.loads(redact.line(dumps(result)))}, ensure_ascii=False, indent=2)
+        )
     elif result.answer is not None:
         print(clean(str(result.answer)))
     elif result.text:
@@ -145,7 +126,9 @@ def _report(result: Result, name: str, chosen: argparse.Namespace) -> int:
         print(f"abduce: incomplete: {stopped}.", file=sys.stderr)
     for failure in failures:
         print(f"abduce: some calls failed: {clean(str(failure))}", file=sys.stderr)
-    if name and not chosen.json:
+    if str(result.diagnostics.get("stopped", "")).startswith("waits for") and name:
+        print(f"abduce: answer it with: abduce resume {name}", file=sys.stderr)
+    elif name and not chosen.json:
         print(f"abduce: look again with: abduce trace show {name}", file=sys.stderr)
     solved = result.answer is not None and (result.complete or not failures)
     return 0 if solved else 1

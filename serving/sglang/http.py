@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
+from .. import redact
 from ..errors import EngineError, TransientError, UsageError
 from .once import Once
 
@@ -53,6 +54,7 @@ class Http:
         self._workers: tuple[str, ...] = ()  # behind a router
         self._headers = {"Content-Type": "application/json"}
         if api_key:
+            redact.register(api_key)
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._patience_s = patience_s
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()

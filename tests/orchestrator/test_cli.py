@@ -73,8 +73,8 @@ def test_options_replace_parts_of_the_recipe(capsys):
     code, out, _ = solve(capsys, "--json", "--set", "n=2", "--seed", "5", "--budget", "9k tokens, 9 calls")
     run = json.loads(out)["run"]
     record = json.loads((Path(os.environ["ABDUCE_HOME"]) / "runs" / run / "run.json").read_text())
-    assert (code, record["seed"], record["params"]) == (0, 5, {"n": 2})
-    assert record["budget"] == {"tokens": 9000, "calls": 9}
+    assert (code, record["seed"], record["recipe"]["strategy"]["n"]) == (0, 5, 2)
+    assert record["recipe"]["budget"] == {"tokens": 9000, "calls": 9}
 
 
 def test_a_run_is_listed_and_shown_afterwards(capsys):
@@ -154,7 +154,7 @@ def test_a_damaged_run_is_listed_as_such_and_hides_no_other(capsys, name, text):
     whole, torn = (json.loads(solve(capsys, "--json")[1])["run"] for _ in range(2))
     (runs / torn / name).write_text(text, "latin-1")
     code, out, _ = abduce(capsys, "runs")
-    states = {line.split()[0]: line.split()[-1] for line in out.splitlines()[1:]}
+    states = {line.split()[0]: line.split()[3] for line in out.splitlines()[1:]}
     assert (code, states) == (0, {whole: "complete", torn: "damaged"})
 
 
