@@ -303,6 +303,7 @@ def _recipe(commands: Any) -> None:
     for verb in (check, show):
         verb.add_argument("file", metavar="NAME|FILE", help="a packaged recipe or a YAML file")
         verb.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
+    show.add_argument("--draw", metavar="FILE", help="draw the graph instead: .svg, .png or .mmd (Mermaid)")
     _command(verbs, "list", "recipe:listing", "List the packaged recipes")
     _command(verbs, "schema", "recipe:schema", "Print the JSON schema of recipes, for editors")
 

@@ -125,12 +125,17 @@ def _picture(graph: Graph, file: Path) -> None:
 
 
 def _places(graph: Graph) -> dict[str, tuple[float, float]]:
+    """Layer by layer; within one, each as far to the right as those that lead to it, on average."""
     layer = layers(graph)
     rows: dict[int, list[str]] = {}
     for name, row in layer.items():
         rows.setdefault(row, []).append(name)
-    places = {}
-    for row, names in rows.items():
+    places: dict[str, tuple[float, float]] = {}
+    for row, names in sorted(rows.items()):
+        above = {
+            name: [places[s][0] for s, t, _ in _arrows(graph) if t == name and s in places] for name in names
+        }
+        names.sort(key=lambda name: sum(above[name]) / max(1, len(above[name])))
         for i, name in enumerate(names):
             places[name] = ((i - (len(names) - 1) / 2) * _ACROSS, -row * _DOWN)
     return places

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from ..recipe import Recipe, document, packaged, read
 from ..recipe.laws import draw
@@ -21,8 +22,14 @@ def check(chosen: argparse.Namespace) -> int:
 
 
 def show(chosen: argparse.Namespace) -> int:
-    """The normal form of a recipe on standard output; its graph as a comment above it."""
+    """The normal form of a recipe on standard output, its graph as a comment above it; or a picture of it."""
     recipe = read(chosen.file, chosen.settings)
+    if chosen.draw is not None:
+        from ..drawing import draw as picture
+
+        picture(recipe.graph(), Path(chosen.draw))
+        print(f"abduce: drawn to {chosen.draw}", file=sys.stderr)
+        return 0
     for line in draw(recipe).splitlines():
         print(printable(f"# {line}").rstrip())
     print(f"\n{recipe.yaml()}", end="")

@@ -50,3 +50,12 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"Cannot write .*No such file"):
         draw(LOOP, tmp_path / "none" / "graph.svg")
+
+
+def test_a_recipe_is_drawn_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from abduce.orchestrator.cli import main
+
+    assert main(["recipe", "show", "whole-math", "--draw", str(tmp_path / "graph.mmd")]) == 0
+    assert (tmp_path / "graph.mmd").read_text().startswith("flowchart TD")
+    assert main(["recipe", "show", "whole-math", "--draw", "graph.gif"]) == 2
+    assert "Write e.g. graph.svg" in capsys.readouterr().err
