@@ -10,6 +10,7 @@ from abduce.serving.errors import UsageError
 from abduce.serving.litellm import Litellm
 from abduce.serving.llama import LlamaServer
 from abduce.serving.transformers import Transformers
+from abduce.tools.sandbox import Sandbox
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -18,6 +19,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("sglang"):
                 item.add_marker(pytest.mark.skip(reason="needs a real SGLang server: make test-sglang"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_run() -> Iterator[None]:
+    """Where this machine cannot isolate programs, tests that are not about that run them without."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            Sandbox().isolation  # noqa: B018
+        except UsageError:
+            patch.setenv("ABDUCE_SANDBOX", "unsafe")
+        yield
 
 
 @pytest.fixture(scope="session")

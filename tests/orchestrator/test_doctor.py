@@ -9,6 +9,7 @@ import pytest
 
 from abduce.orchestrator.commands import doctor
 from abduce.serving import ENGINES
+from abduce.tools.sandbox import Sandbox, SandboxRefused
 
 
 def said(name: str) -> doctor.Finding:
@@ -62,3 +63,22 @@ def server() -> Iterator[str]:
 def test_an_sglang_server_is_found_where_there_is_one(server: str) -> None:
     assert doctor._served(server) == "small"
     assert doctor._served("http://127.0.0.1:9") is None
+
+
+def test_the_sandbox_is_told_with_what_would_allow_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abduce.tools.sandbox.Sandbox.isolation", "kernel")
+    monkeypatch.setenv("ABDUCE_SANDBOX", "isolated")
+    [found] = doctor._sandbox()
+    assert found.ok
+    monkeypatch.setattr("abduce.tools.sandbox.Sandbox.isolation", property(_refused))
+    [found] = doctor._sandbox()
+    assert (found.ok, found.needed, found.remedy) == (False, False, "this line")
+    assert "no namespaces" in found.found
+    for word in ("unsafe", "off"):
+        monkeypatch.setenv("ABDUCE_SANDBOX", word)
+        [found] = doctor._sandbox()
+        assert (found.ok, found.remedy) == (False, "unset ABDUCE_SANDBOX")
+
+
+def _refused(sandbox: Sandbox) -> str:
+    raise SandboxRefused("no namespaces", "this line")
