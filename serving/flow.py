@@ -27,6 +27,7 @@ its seed and its replies, resuming is replaying, and a test needs no model:
 | `Remember` | `None`                                         |
 | `Ask`      | `str`, what the human said                     |
 | `Note`     | `None`                                         |
+| `Wait`     | the value of the promise, once it is given     |
 | `Fork`     | `tuple`, one result for each sub-flow          |
 
 A request that cannot be carried out is answered with a `Failure`, never with an exception: one
@@ -44,13 +45,22 @@ T = TypeVar("T")
 # ---------------------------------------------------------------- what is said to a model
 
 
+Effect: TypeAlias = Literal["pure", "idempotent", "once"]
+"""What a tool does to the world: nothing; something that may be done twice; something that must not."""
+
+
 @dataclass(frozen=True)
 class ToolSpec:
-    """A tool the model may ask for; `parameters` is the JSON schema of its arguments."""
+    """A tool the model may ask for; `parameters` is the JSON schema of its arguments, `requires` names tools
+    that it is of no use without. `history` is an argument that the model is not told of: what this branch
+    of a search gave its first parameter in earlier calls."""
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    effect: Effect = "once"
+    requires: tuple[str, ...] = ()
+    history: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,10 +153,12 @@ class LogLikelihood:
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What a tool returned. `ok` is false where `text` tells the model what went wrong."""
+    """What a tool returned. `ok` is false where `text` tells the model what went wrong; `value` is what it
+    returned where that is JSON other than a text."""
 
     text: str
     ok: bool = True
+    value: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -240,10 +252,13 @@ class Rate:
 
 @dataclass(frozen=True)
 class CallTool:
-    """Call a registered tool. `arguments` is a JSON object."""
+    """Call a registered tool. `arguments` is a JSON object. A call is `speculative` where what it leads to
+    may be dropped: then only a tool without effects is run, and others answer that they were not. In a race
+    (`Fork` with `until`) every call is."""
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    speculative: bool = False
 
 
 @dataclass(frozen=True)
@@ -292,7 +307,43 @@ class Fork:
     until: Callable[[Mapping[int, Any]], bool] | None = None
 
 
-Request: TypeAlias = Generate | LogProb | Hidden | Rate | CallTool | Recall | Remember | Ask | Note | Fork
+class Promise:
+    """A value that one flow of a run gives, once, and that other flows of it wait for.
+
+    What a flow sees of it does not depend on when it was given, so a run with promises is replayed like any
+    other. Whoever promises gives it whatever happens (`finally`), or those who wait do so for ever.
+    """
+
+    __slots__ = ("_then", "given", "value")
+
+    def __init__(self) -> None:
+        self.given = False
+        self.value: Any = None
+        self._then: list[Callable[[], None]] = []
+
+    def give(self, value: Any = None) -> None:
+        """Give it."""
+        assert not self.given
+        self.given, self.value = True, value
+        then, self._then = self._then, []
+        for call in then:
+            call()
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Have something called when it is given. For the driver."""
+        self._then.append(call)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Wait for a promise."""
+
+    promise: Promise
+
+
+Request: TypeAlias = (
+    Generate | LogProb | Hidden | Rate | CallTool | Recall | Remember | Ask | Note | Fork | Wait
+)
 # A reply's type follows from its request (table above); a static union would only force casts.
 Reply: TypeAlias = Any
 Flow: TypeAlias = Generator[Sequence[Request], Sequence[Reply], T]

@@ -13,12 +13,17 @@ STRATEGIES: dict[str, str] = {
     "dvts": "DVTS",
     "entropic_filter": "EntropicFilter",
     "lookahead_filter": "LookaheadFilter",
+    "maxs": "MAXS",
     "mcts": "MCTS",
     "parallel_tempering": "ParallelTempering",
     "particle_filter": "ParticleFilter",
     "particle_gibbs": "ParticleGibbs",
+    "planner": "Planner",
+    "react": "ReAct",
     "revision": "Revision",
     "self_consistency": "SelfConsistency",
+    "spar": "SPaR",
+    "thinksum": "ThinkSum",
 }
 """File (which is the strategy's name) → class."""
 

@@ -31,13 +31,14 @@ class Task:
 
     `messages` is the whole conversation where there is more of it than the question, which then is the text
     of its last user message. `offers` are tools of the caller's: the model may ask for them, we never run
-    them (`tools` names those we run). `constraint` holds for the final answer, which ends before any text of
-    `stop` and after `max_tokens` tokens. `extra` are further fields for the engine's server.
+    them. `tools` are those we run, by name until the run fills in what there is to know of them (`specs`).
+    `constraint` holds for the final answer, which ends before any text of `stop` and after `max_tokens`
+    tokens. `extra` are further fields for the engine's server.
     """
 
     question: str
     choices: tuple[str, ...] = ()
-    tools: tuple[str, ...] = ()
+    tools: tuple[str | ToolSpec, ...] = ()
     checks: tuple[Check, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
@@ -48,6 +49,11 @@ class Task:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """The tools that a strategy may call."""
+        return tuple(tool for tool in self.tools if isinstance(tool, ToolSpec))
+
+    @property
     def in_one_piece(self) -> bool:
         """Whether the answer has a form that is lost where it is cut into steps."""
         return self.constraint is not None or bool(self.offers)
@@ -55,9 +61,9 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One reasoning unit. `kind` is "text", "tool:<name>" or "result:<name>"; `last` says that the
-    model ended its turn with it, `cut` that it ran into its length limit; `logp` is the policy's
-    log-probability of the step, where known."""
+    """One reasoning unit. `kind` is "text", "tool:<name>", "result:<name>", or "version": a whole solution in
+    the place of all steps before it. `last` says that the model ended its turn with it, `cut` that it ran
+    into its length limit; `logp` is the policy's log-probability of the step, where known."""
 
     text: str
     ids: tuple[int, ...] = ()
@@ -89,12 +95,12 @@ class State:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """All steps, first to last."""
+        """All steps, first to last; from the last version on, if there is one."""
         found: list[Step] = []
         state: State | None = self
         while state is not None and state.step is not None:
             found.append(state.step)
-            state = state.parent
+            state = state.parent if state.step.kind != "version" else None
         return tuple(reversed(found))
 
     @cached_property
@@ -102,13 +108,15 @@ class State:
         """Everything written so far."""
         if self.parent is None or self.step is None:
             return ""
-        return self.parent.text + self.step.text
+        return self.step.text if self.step.kind == "version" else self.parent.text + self.step.text
 
     @cached_property
     def ids(self) -> tuple[int, ...]:
         """Token ids of `text`; empty where any step lacks them."""
         if self.parent is None or self.step is None:
             return ()
+        if self.step.kind == "version":
+            return self.step.ids
         if not self.step.ids or (self.parent.depth and not self.parent.ids):
             return ()
         return self.parent.ids + self.step.ids

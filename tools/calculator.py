@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import TypeAlias
 
-from .base import tool
+from .base import Limits, tool
 
 Value: TypeAlias = Fraction | float
 
@@ -27,7 +27,7 @@ def calculate(expression: str) -> str:
     """
     if len(expression) > MAX_LENGTH:
         raise ValueError(f"the expression has {len(expression)} characters, at most {MAX_LENGTH} are read")
-    plain = expression.strip().rstrip("=").translate(_SIGNS)
+    plain = expression.strip().rstrip("=").translate(SIGNS)
     if not any(c.isalpha() for c in plain):
         plain = plain.replace(",", "")  # thousands; with letters it may separate arguments
     try:
@@ -44,13 +44,13 @@ def calculate(expression: str) -> str:
     return _shown(value)
 
 
-@tool
+@tool(effect="pure", limits=Limits(seconds=5))
 def calculator(expression: str) -> str:
     """Evaluate an arithmetic expression such as "12 * (3 + 4) / 7" and return its value."""
     return calculate(expression)
 
 
-_SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-", "·": "*", "^": "**", "$": " "})
+SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-", "·": "*", "^": "**", "$": " "})
 
 _BINARY: dict[type[ast.operator], Callable[[Value, Value], Value]] = {
     ast.Add: operator.add,

@@ -15,7 +15,7 @@ last, else all of the text; `prefix` stands before it unless it defines that its
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,29 +55,41 @@ class Checks:
         for task in {id(state.task): state.task for state in states}.values():
             validate(task)
         finished = [state for state in states if self.policy.terminal(state)]
-        calls = [(state, check) for state in finished for check in state.task.checks if _is_code(check)]
-        batch = [CallTool("python", {"code": program(check, state.text)}) for state, check in calls]
-        replies = (yield batch) if batch else ()
-        tested = {
-            (state, id(check)): _passed(reply, check, state.text)
-            for (state, check), reply in zip(calls, replies, strict=True)
-        }
-        done = set(finished)
-        return [self._share(state, tested) if state in done else 1.0 for state in states]
+        found = yield from findings(finished, self.policy, loose=self.loose)
+        shares = dict(zip(finished, map(self._share, found), strict=True))
+        return [shares.get(state, 1.0) for state in states]
 
-    def _share(self, state: State, tested: Mapping[tuple[State, int], bool | Failure]) -> Score:
-        answer = self.policy.answer(state)
-        met = 0
-        for check in state.task.checks:
-            if _is_code(check):
-                found = tested[state, id(check)]
-                if isinstance(found, Failure):
-                    return found
-            else:
-                found = finding(check, state.task, answer, state.text, loose=self.loose).ok
-            met += found
-        n = len(state.task.checks)
-        return float(met == n) if self.all_or_nothing else met / n
+    def _share(self, found: list[Finding] | Failure) -> Score:
+        if isinstance(found, Failure):
+            return found
+        met = sum(finding.ok for finding in found)
+        return float(met == len(found)) if self.all_or_nothing else met / len(found)
+
+
+def findings(
+    states: Sequence[State], policy: Policy, *, loose: bool = False
+) -> Flow[list[list[Finding] | Failure]]:
+    """What the checks of its task have to say of each finished solution, check by check; a Failure where unit
+    tests could not be run."""
+    calls = [(state, check) for state in states for check in state.task.checks if _is_code(check)]
+    batch = [CallTool("python", {"code": program(check, state.text)}) for state, check in calls]
+    replies = (yield batch) if batch else ()
+    tested = {
+        (state, id(check)): _tested(reply, check, state.text)
+        for (state, check), reply in zip(calls, replies, strict=True)
+    }
+    found: list[list[Finding] | Failure] = []
+    for state in states:
+        answer = policy.answer(state)
+        rows = [
+            tested[state, id(check)]
+            if _is_code(check)
+            else finding(check, state.task, answer, state.text, loose=loose)
+            for check in state.task.checks
+        ]
+        failed = next((row for row in rows if isinstance(row, Failure)), None)
+        found.append(failed or [row for row in rows if isinstance(row, Finding)])
+    return found
 
 
 def passes(task: Task, answer: Any, text: str) -> bool:
@@ -185,6 +197,18 @@ def _passed(reply: ToolResult | Failure, check: Check, text: str) -> bool | Fail
     if reply.ok or last.startswith(ENDED):
         return reply.ok and last == _mark(check, text)
     return Failure("reward", f"unit tests could not be run (do the tools include python?): {reply.text}")
+
+
+def _tested(reply: ToolResult | Failure, check: Check, text: str) -> Finding | Failure:
+    from ...tools.python import ENDED
+
+    if isinstance(reply, Failure):
+        return unscored(reply)
+    passed = _passed(reply, check, text)
+    if isinstance(passed, Failure):
+        return passed
+    told = [line for line in reply.text.splitlines() if line.strip() and not line.startswith(ENDED)]
+    return Finding(passed, "code that passes its tests", told[-1][:200] if told else "nothing printed")
 
 
 def _mark(check: Check, text: str) -> str:
