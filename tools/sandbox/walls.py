@@ -52,6 +52,7 @@ def bubblewrap(size: int) -> list[str] | None:
         return None
     command = [found, "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--as-pid-1"]
     command += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--clearenv", "--cap-drop", "ALL"]
+    command += ["--size", str(size), "--tmpfs", "/tmp"]  # noqa: S108  before what lies there
     seen = view()
     for path in [*seen["paths"], *_resolved([interpreter(), str(INSIDE / "inside")])[0]]:
         command += ["--ro-bind", path, path]
@@ -61,7 +62,7 @@ def bubblewrap(size: int) -> list[str] | None:
         command += ["--dev-bind", path, path]
     for name, value in ENVIRONMENT.items():
         command += ["--setenv", name, value]
-    return [*command, "--size", str(size), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/"]  # noqa: S108
+    return [*command, "--remount-ro", "/", "--chdir", "/"]
 
 
 ENVIRONMENT = {

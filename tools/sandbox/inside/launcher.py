@@ -86,6 +86,9 @@ def _build_root(order: dict[str, Any]) -> None:
     Path("new").mkdir()
     k.mount("tmpfs", "new", "tmpfs", k.NOSUID | k.NODEV, "size=256k,mode=755")
     k.swap_root(".", "old")
+    Path(f"/new{FOLDER}").mkdir()
+    told = f"size={order['limits']['files_bytes']},nr_inodes=10k,mode=1733"
+    k.mount("tmpfs", f"/new{FOLDER}", "tmpfs", k.NOSUID | k.NODEV | k.NOEXEC, told)  # before what lies there
     for path in order["paths"]:
         _show(path, closed | k.ATTR_NODEV)
     for path in order["devices"]:
@@ -93,9 +96,6 @@ def _build_root(order: dict[str, Any]) -> None:
     for link, target in order["links"]:
         Path(f"/new{link}").parent.mkdir(parents=True, exist_ok=True)
         Path(f"/new{link}").symlink_to(target)
-    Path(f"/new{FOLDER}").mkdir(exist_ok=True)
-    told = f"size={order['limits']['files_bytes']},nr_inodes=10k,mode=1733"
-    k.mount("tmpfs", f"/new{FOLDER}", "tmpfs", k.NOSUID | k.NODEV | k.NOEXEC, told)
     k.restrict_mount("/new", closed | k.ATTR_NODEV | k.ATTR_NOEXEC, recursive=False)
     k.change_root("/new")
 
