@@ -48,6 +48,8 @@ def changed(record: Mapping[str, Any], changes: Sequence[str] | Mapping[str, Any
     if not changes:
         return {key: value for key, value in record.items() if key != "changes"}
     _check_written_down(record)
+    if isinstance(changes, str):
+        raise UsageError(f"Changes are a list of texts such as ['seed=5'], got {changes!r:.80}.")
     if isinstance(changes, Mapping):
         changes = [f"{key}={_text(value)}" for key, value in changes.items()]
     redraw = record.get("redraw", 0)

@@ -3,8 +3,9 @@
 await asolve(task)   solve(task)   async for event in stream(task)   graph
 """
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +51,14 @@ class Doors(ABC):
         """Solve a task. With a `store` the run is journaled and traced there; with `run` that one goes on.
 
         A task that names no tools may use all there are. Whoever gives a `gate` holds the run there, batch by
-        batch. `human` answers what is asked; where a step of a workflow asks and nobody is there, the result
-        is not complete and says so, and a stored run can go on once there is somebody."""
+        batch. `human`, a function plain or async, answers with text what is asked; where a step of a workflow
+        asks and nobody is there, the result is not complete and says so, and a stored run can go on once
+        there is somebody."""
         task = self._prepared(task)
+        if store is not None and not isinstance(store, Runs):
+            raise UsageError(f"A store is e.g. abduce.Runs('runs'), got {store!r:.80}.")
+        if run is not None and not isinstance(run, Run):
+            raise UsageError(f"A run is what a store opens, e.g. store.open('last'), got {run!r:.80}.")
         seed = self.seed if seed is None else seed
         if run is None and store is not None:
             run = store.create({**self.settings, "task": task, "seed": seed})
@@ -61,7 +67,7 @@ class Doors(ABC):
         ) as session:
             session.begin(task.question, seed, self.settings)
             try:
-                result = await self._run(session, task, seed, human or self.services.human)
+                result = await self._run(session, task, seed, _heard(human or self.services.human))
             except AnswerNeeded as need:
                 waits = {"stopped": f"waits for an answer to: {need.question}"}
                 return Result(None, "", complete=False, usage=session.ledger.usage, diagnostics=waits)
@@ -131,6 +137,30 @@ def asked(task: Task | str) -> Task:
     task = Task(task) if isinstance(task, str) else task
     if not isinstance(task, Task):
         raise UsageError(f"What is to be solved is a text or a Task, got {task!r:.200}.")
+    if not isinstance(task.question, str):
+        raise UsageError(f"A question is a text, got {task.question!r:.200}.")
     if not task.question.strip():
         raise UsageError('The question is empty. Write e.g. "7 x 8 =".')
     return task
+
+
+def _heard(human: Human | None) -> Human | None:
+    """The human as the run hears them. A mistake in the function that speaks for them halts the run, which
+    can go on once it is mended: to the steps it would look like somebody who does not answer."""
+    if human is None:
+        return None
+
+    async def answer(question: str, choices: Sequence[str]) -> str:
+        try:
+            said: object = human(question, choices)
+            if inspect.isawaitable(said):
+                said = await said
+        except Halt:
+            raise
+        except Exception as error:
+            raise Halt(f"The human could not be asked: {type(error).__name__}: {error}") from error
+        if not isinstance(said, str):
+            raise Halt(f"The human answered {said!r:.80}. Answer with text.")
+        return said
+
+    return answer

@@ -1,6 +1,6 @@
 """The outer graph in LangGraph's terms: a node for each step, which says itself where the run goes from it.
 
-    START ─► begin ─► step ─► step ─► … ─► END
+    START ─► begin ─► step ─► step ─► … ─► END      begin: where there is a store or a checkpointer
                        ▲ │
                        │ ▼   a question to the human, where nobody is there to ask
                       human  (an interrupt; Command(resume=answer) goes on)
@@ -27,12 +27,12 @@ from .doors import asked
 from .nodes import Progress
 from .recipe.laws import conditions
 from .runs import Runs
-from .services import AnswerNeeded, Halt, Human
+from .services import AnswerNeeded, Halt, Human, meant
 from .session import Session
 from .steps import END, AskHuman
 from .workflow import Workflow
 
-BEGIN, HUMAN = "begin", "human"
+BEGIN, HUMAN = "(begin)", "(human)"  # names that no node of a recipe can have
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def compile_graph(
     graph as a node."""
     graph: Any = StateGraph(Progress, input_schema=Question, output_schema=Answer)
     [first, *_] = workflow.nodes
-    if store is None:
+    if store is None and not checkpointer:
         graph.add_edge(START, first)
     else:
         graph.add_node(BEGIN, _begin(workflow, store))
@@ -98,15 +98,21 @@ def compile_graph(
     return compiled
 
 
-def _begin(workflow: Workflow, store: Runs) -> Callable[[Progress], Mapping[str, Any]]:
+def _begin(workflow: Workflow, store: Runs | None) -> Callable[[Progress], Mapping[str, Any]]:
     def begin(state: Progress) -> Mapping[str, Any]:
-        """Make the run that the next nodes are journaled in."""
-        task = asked(_task(state))
-        seed = state.get("seed", workflow.seed)
-        run = store.create({**workflow.settings, "task": task, "seed": seed})
-        return {"run": run.id}
+        """Forget the question before this one, which the thread remembers, and make the run that the next
+        nodes are journaled in."""
+        stale = state.keys() - Question.__annotations__.keys()
+        update: dict[str, Any] = dict.fromkeys(stale) | _FRESH if stale else {}
+        if store is not None:
+            seed = state.get("seed", workflow.seed)
+            update["run"] = store.create({**workflow.settings, "task": asked(_task(state)), "seed": seed}).id
+        return update
 
     return begin
+
+
+_FRESH: dict[str, Any] = {"text": "", "complete": True, "why": "", "visit": 0, "elapsed_s": 0.0}
 
 
 def _may_ask(workflow: Workflow, name: str) -> bool:
@@ -173,11 +179,15 @@ def _desk(told: Mapping[str, str]) -> Human:
 
 
 def _ask_human(state: Progress) -> Command[str]:
-    """Interrupt; the value with which the graph is resumed is the answer."""
+    """Interrupt; the value with which the graph is resumed is the answer. One that is none of the choices is
+    asked for again."""
     asked = state["question_to_human"]
     assert asked is not None
-    reply = interrupt({"question": asked["question"], "choices": asked["choices"]})
-    told = {**(state.get("answers_of_human") or {}), asked["question"]: str(reply)}
+    question, choices = asked["question"], asked["choices"]
+    said = str(interrupt({"question": question, "choices": choices}))
+    while choices and not (chosen := meant(said, choices)):
+        said = str(interrupt({"question": question, "choices": choices, "refused": said}))
+    told = {**(state.get("answers_of_human") or {}), question: chosen if choices else said}
     return Command(goto=asked["node"], update={"answers_of_human": told, "question_to_human": None})
 
 

@@ -34,10 +34,11 @@ def watch(budget: Budget | None = None, console: Console | None = None) -> Itera
         yield Lines(console, budget)
         return
     screen = Screen(console, budget)
-    with Live(
-        get_renderable=screen.render, console=console, refresh_per_second=8, vertical_overflow="crop"
-    ) as screen.live:
+    screen.start()
+    try:
         yield screen
+    finally:
+        screen.stop()
 
 
 class Screen:
@@ -49,7 +50,7 @@ class Screen:
         self._view = SearchView()
         self._lock = threading.Lock()
         self._t0 = perf_counter()
-        self.live: Live | None = None  # what draws it
+        self._live: Live | None = None  # what draws it
 
     def __call__(self, event: Event) -> None:
         """Take an event in; drawing follows by itself."""
@@ -58,15 +59,34 @@ class Screen:
             if isinstance(event, RunStarted):
                 self._t0 = perf_counter()
 
+    def start(self) -> None:
+        """Draw from here on, below what stands on the terminal: a `Live` that was stopped would go back up
+        and over it, so each time it is another one."""
+        self._live = Live(
+            get_renderable=self.render,
+            console=self._console,
+            refresh_per_second=8,
+            vertical_overflow="crop",
+        )
+        self._live.start(refresh=True)
+
+    def stop(self) -> None:
+        """Draw no more; what is drawn stays."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Leave the terminal to somebody else for a while."""
-        assert self.live is not None
-        self.live.stop()
+        """Leave the terminal to somebody else for a while. The run's clock stands, and so does ours."""
+        self.stop()
+        left = perf_counter()
         try:
             yield
         finally:
-            self.live.start(refresh=True)
+            with self._lock:
+                self._t0 += perf_counter() - left
+            self.start()
 
     def render(self) -> RenderableType:
         """The whole picture: tree above, gauges below."""

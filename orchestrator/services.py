@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -66,6 +67,15 @@ class Memory(Protocol):
 
 Human: TypeAlias = Callable[[str, Sequence[str]], Awaitable[str]]
 """Asked a question, with the choices there are; answers."""
+
+
+def meant(said: str, choices: Sequence[str]) -> str:
+    """The choice that was meant: by its name, its beginning or a near spelling; empty if none was."""
+    by_name = {choice.casefold(): choice for choice in choices}
+    said = said.strip().casefold()
+    begun = [name for name in by_name if name.startswith(said)]
+    near = [said] if said in by_name else begun if len(begun) == 1 else get_close_matches(said, by_name, n=1)
+    return by_name[near[0]] if near else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import orjson
 from ..memory.base import Memory
 from ..memory.notes import Notes
 from ..serving import registry, settings
-from ..serving.errors import SearchEnded, UsageError
+from ..serving.errors import SearchEnded, UnknownName, UsageError
 from ..serving.flow import Usage
 from ..serving.seeds import derive
 from ..strategies.base import Candidate, Policy, Result, Task
@@ -71,7 +71,8 @@ class Workflow(Doors):
         try:
             found = await session.drive(here.visit(at), services, seed=at.seed, root=(visit,))
         except SearchEnded as end:
-            found = {"complete": False, "diagnostics": {**state.get("diagnostics", {}), "stopped": str(end)}}
+            told = state.get("diagnostics") or {}
+            found = {"complete": False, "diagnostics": {**told, "stopped": str(end)}}
         update: Update = orjson.loads(dumps(found))
         session.emit(NodeEnded((visit, LAST), name, step, update, session.elapsed_s))
         session.flush()
@@ -211,5 +212,8 @@ def notes(name: str) -> Memory:
 def _function(name: str, given: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
     if name in given:
         return given[name]
-    found: Callable[..., Any] = registry.find("function", name, {}, __name__, "abduce.functions")
+    try:
+        found: Callable[..., Any] = registry.find("function", name, {}, __name__, "abduce.functions")
+    except UnknownName as error:
+        raise UsageError(f"{error} Give it: abduce.load(…, functions={{{name!r}: …}}).") from None
     return found

@@ -41,7 +41,7 @@ class UnknownName(UsageError):
         names = sorted(known)
         near = get_close_matches(str(name), names, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"No {what} named {name!r}.{hint} Known: {', '.join(names)}.")
+        super().__init__(f"No {what} named {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
 
 
 class MissingExtra(UsageError):

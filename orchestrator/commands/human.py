@@ -5,14 +5,13 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from difflib import get_close_matches
 
 from rich.console import Console
 from rich.text import Text
 
 from ..live import Screen
 from ..search_view import printable
-from ..services import AnswerNeeded, Human
+from ..services import AnswerNeeded, Human, meant
 from ..trace import Observer
 
 
@@ -62,17 +61,8 @@ def _ask(question: str, choices: Sequence[str], screens: Sequence[Screen]) -> st
                 console.print()
                 raise AnswerNeeded(question, choices)
             said = line.strip()
-            if said and (not choices or (said := _chosen(said, choices))):
+            if said and (not choices or (said := meant(said, choices))):
                 return said
             console.print(
                 Text("Type one of the choices." if choices else "Type an answer, or Ctrl-D to leave it.")
             )
-
-
-def _chosen(said: str, choices: Sequence[str]) -> str:
-    """The choice that was meant: by its name, its beginning or a near spelling; empty if none was."""
-    by_name = {choice.casefold(): choice for choice in choices}
-    said = said.casefold()
-    begun = [name for name in by_name if name.startswith(said)]
-    near = [said] if said in by_name else begun if len(begun) == 1 else get_close_matches(said, by_name, n=1)
-    return by_name[near[0]] if near else ""

@@ -123,7 +123,10 @@ def _report(result: Result, name: str, chosen: argparse.Namespace) -> int:
         print(printable(result.text))
     if not result.complete:
         stopped = clean(str(result.diagnostics.get("stopped", "ended early")))
-        print(f"abduce: incomplete: {stopped}.", file=sys.stderr)
+        print(
+            f"abduce: incomplete: {stopped}{'' if stopped.endswith(('.', '?', '!')) else '.'}",
+            file=sys.stderr,
+        )
     for failure in failures:
         print(f"abduce: some calls failed: {clean(str(failure))}", file=sys.stderr)
     if str(result.diagnostics.get("stopped", "")).startswith("waits for") and name:

@@ -56,4 +56,8 @@ class AsTool:
             raise Halt(
                 f"The function {self.name!r} returned {wrong}. Return a mapping of some of: {allowed}."
             )
+        if not isinstance(verified := changed.get("verified"), bool | None):
+            raise Halt(
+                f"The function {self.name!r} returned verified={verified!r:.80}. Write True, False or None."
+            )
         return ToolResult(orjson.dumps(orjson.loads(dumps(dict(changed)))).decode())

@@ -75,6 +75,9 @@ def check(
 ) -> Recipe:
     """The recipe a document holds, with whole parts `replaced` by name first and single keys overridden
     then. Raises UsageError with one line for each mistake."""
+    if isinstance(overrides, str | Mapping):
+        listed = "['budget.tokens=4000']"
+        raise UsageError(f"Changes are a list of texts such as {listed}, got {overrides!r:.80}.")
     reader = Reader(include.resolve(written, None, _packaged_file))
     for key, value in (replaced or {}).items():
         reader.replace(key, value)
@@ -109,6 +112,8 @@ def _find(source: str | File) -> File:
         is_path = True
     if is_path:
         raise UsageError(f"No recipe file {name[:80]!r}. Packaged recipes: {', '.join(packaged())}.")
+    if name not in packaged() and file.with_name(f"{name}.yaml").is_file():
+        raise UsageError(f"No recipe named {name!r} comes with the package. For the file write {name}.yaml.")
     return _packaged_file(name)
 
 

@@ -222,6 +222,10 @@ class Fields:
 
     def _refused(self, of: type[BaseModel], error: Mapping[str, Any], path: Path) -> None:
         loc: Path = tuple(error["loc"])
+        if loc[-1:] in (("int",), ("float",)) and loc[-2:-1] in (("at_least",), ("at_most",)):
+            if loc[-1] == "int":
+                return  # a number may be either: what it is not is told once
+            loc = loc[:-1]
         inside = tuple(_EDGE.get(str(key), key) for key in loc if not (of is Call and key == "function"))
         where = (*path, *inside)
         if error["type"] == "extra_forbidden":
@@ -232,7 +236,10 @@ class Fields:
         elif error["type"] == "value_error":
             self._wrong(where, f"{_words(error['msg'])}.")
         else:
-            self._wrong(where, f"{_words(error['msg'])}, got {short(error['input'])}.")
+            words, given = _words(error["msg"]), error["input"]
+            if isinstance(given, str):
+                words = words.replace(_LIST, f"a list such as [{short(given)[1:-1]}]")
+            self._wrong(where, f"{words}, got {short(given)}.")
 
     def _judge(self, checked: Checked, path: Path, named: Path = ()) -> None:
         """The faults of a part, those of its name where that stands."""
@@ -311,13 +318,14 @@ def _words(message: str) -> str:
     return message
 
 
+_LIST = "a list such as [a, b]"
 _OURS = {
     "Input should": "must",
     "String should match pattern '^[a-z0-9][a-z0-9._-]*$'": "must be of letters a-z, digits, . _ and -",
     "String should have": "must have",
     "Dictionary should have": "must have",
     "an object": "a mapping",
-    "a valid array": "a list such as [calculator]",
+    "a valid array": _LIST,
     "a valid dictionary": "a mapping such as {tokens: 8000}",
     "a valid integer": "an integer",
     "a valid string": "text",

@@ -54,6 +54,11 @@ def check_fields(
         if key not in known:
             faults.append(Fault((key,), near(f"is not a parameter of {what}", key, known)))
             continue
+        if key not in converted and isinstance(value, Mapping):
+            below = _below(hints.get(key), value, key)
+            faults += [Fault((key, *fault.path), fault.message) for fault in below]
+            if below:
+                continue
         try:
             checked[key] = _converted(Any if key in converted else hints.get(key, Any), value)
         except ValidationError as error:
@@ -61,9 +66,17 @@ def check_fields(
     return Checked(checked, tuple(faults))
 
 
+def _below(hint: Any, value: Mapping[str, Any], what: str) -> tuple[Fault, ...]:
+    """What is wrong with a mapping that is to become a dataclass, which pydantic would read leniently."""
+    kinds = [kind for kind in (hint, *typing.get_args(hint)) if is_dataclass(kind)]
+    if len(kinds) != 1:
+        return ()
+    return check_fields(typing.cast(type, kinds[0]), value, what=what).faults
+
+
 def near(problem: str, key: object, known: Iterable[str]) -> str:
     """`problem`, the nearest spelling, and everything allowed, as one sentence line."""
-    names = sorted(known)
+    names = sorted(set(known))
     close = get_close_matches(str(key).strip().casefold(), names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"{problem}.{hint} Allowed: {', '.join(names) or 'none'}."

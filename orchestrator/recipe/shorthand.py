@@ -10,7 +10,7 @@ It is data still, unchecked but for its shape. `moved` says where a value of the
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ..steps import END, KINDS
+from ..steps import END, KINDS, Verify, Way
 from ..strict_yaml import Path
 from .parts import Fault, near
 
@@ -31,6 +31,7 @@ class Normal:
             self._wrong((forms[1],), f"give {forms[0]} or {forms[1]}, not both.")
         if not forms:
             self._wrong((), "the key 'pipeline' (or strategy, or nodes) is missing.")
+            self.data.pop("edges", None)  # nothing can be said of them without nodes
         form = forms[0] if forms else ""
         if self.data.get("edges") is not None and form in ("strategy", "pipeline"):
             self._wrong(("edges",), f"edges go with nodes; {form} has its own order.")
@@ -179,6 +180,9 @@ class Normal:
         nodes[name] = step
         retries, ways = 0, dict[str, str]()
         if kind == "verify":
+            known = (*Verify.model_fields, "retries")
+            body = self._known(body, known, "the step 'verify'", ("pipeline", i, "verify"))
+            nodes[name] = {kind: body}
             retries = self._retries(body.pop("retries", 0), i)
         if kind == "route" and isinstance(body.get("ways"), Mapping):
             body["ways"] = dict(body["ways"])
@@ -187,13 +191,23 @@ class Normal:
                 if not isinstance(parts, Mapping) or "solve" not in parts:
                     self._wrong(there, "in a pipeline a way says what solves it: {solve: …}.")
                     continue
-                body["ways"][way] = {key: part for key, part in parts.items() if key != "solve"}
+                written = self._known(parts, (*Way.model_fields, "solve"), "a way", there)
+                body["ways"][way] = {key: part for key, part in written.items() if key != "solve"}
                 ways[way] = _free(str(way), nodes)
                 here = ("nodes", ways[way])
                 solver = self.solver(parts["solve"], (*here, "solve"), (*there, "solve"))
                 self.moved[here] = there
                 nodes |= {ways[way]: {"solve": solver}} if solver is not None else {}
         return _Row(name, kind, i, retries, ways)
+
+    def _known(
+        self, parts: Mapping[str, Any], known: tuple[str, ...], what: str, there: Path
+    ) -> dict[str, Any]:
+        """The parts that something in a pipeline may have, which are more than its node has."""
+        for key in parts:
+            if key not in known:
+                self._wrong((*there, key), near(f"is not a key of {what}", key, known))
+        return {key: part for key, part in parts.items() if key in known}
 
     def _retries(self, value: Any, i: int) -> int:
         if type(value) is int and 0 <= value <= 100:

@@ -68,6 +68,7 @@ class Player:
         self._me: asyncio.Task[Any] | None = None
         self._asking = asyncio.Lock()
         self._question: asyncio.Future[str] | None = None
+        self.choices: tuple[str, ...] = ()  # those of the question that is asked, if it has any
 
     # ------------------------------------------------------------ commands, from another thread
 
@@ -228,6 +229,7 @@ class Player:
         """One question at a time; the run goes on with the answer."""
         async with self._asking:
             self._question = asyncio.get_running_loop().create_future()
+            self.choices = tuple(choices)
             told = f"{question} ({' or '.join(choices)})" if choices else question
             self._set("asking", told)
             self._told(self.branch)

@@ -23,6 +23,7 @@ from ...serving.errors import UsageError
 from ...strategies.base import Check, Result, Task
 from ..again import again, recipe_of, task_of
 from ..runs import Run, Runs
+from ..services import meant
 from . import pictures, settings
 from .branch import Branch, letters
 from .breakpoints import Breakpoint, breakpoint_on
@@ -233,7 +234,10 @@ class Sitting(Desk):
             raise UsageError("Nothing was asked.")
         if not text:
             raise UsageError("answer takes a text. Write e.g. answer yes.")
-        self._players[branch.name].answer(text)
+        player = self._players[branch.name]
+        if player.choices and not (text := meant(text, player.choices)):
+            raise UsageError(f"Answer one of: {', '.join(player.choices)}.")
+        player.answer(text)
 
     def _is_answer(self, line: str) -> bool:
         asking = self.current is not None and self.current.state == "asking"

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ...serving import redact, settings
 from ...serving.errors import JournalError, UsageError
@@ -45,7 +46,8 @@ class PostgresStore:
     def at(cls, url: str) -> "PostgresStore":
         """The store at a URL; nothing is connected to yet."""
         check(url)
-        redact.register(url)
+        if urlsplit(url).password:
+            redact.register(url)
         return cls(settings.home() / "runs", url)
 
     def __str__(self) -> str:

@@ -102,3 +102,10 @@ def test_python_objects_are_named(tmp_path):
         with pytest.raises(UsageError, match="strategy=<Mine object>, which is not written down"):
             use()
     assert changed(words, []) == words  # it can still be forked as it is, to go on in Python
+
+
+def test_changes_are_a_list_or_a_mapping():
+    made = record(build(**WORDS))
+    assert changed(made, {"seed": 4})["seed"] == changed(made, ["seed=4"])["seed"] == 4
+    with pytest.raises(UsageError, match="Changes are a list of texts such as"):
+        changed(made, "seed=4")

@@ -149,3 +149,60 @@ async def test_an_empty_question_is_refused() -> None:
     graph = workflow("pipeline: [{solve: {strategy: chain_of_thought}}, {verify: {by: checks}}]").graph
     with pytest.raises(UsageError, match="The question is empty"):
         await graph.ainvoke({"question": " "})
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_second_question_of_a_thread_knows_nothing_of_the_first(tmp_path: Path, stored: bool) -> None:
+    steps = """
+pipeline:
+  - ask: {question: "What helps with {question}?", use: hint}
+  - solve: {strategy: chain_of_thought}
+"""
+    store = Runs(tmp_path) if stored else None
+    app = workflow(steps).compile(store=store, checkpointer=InMemorySaver())
+    thread: Any = {"configurable": {"thread_id": "1"}}
+    seen = []
+    for question in ("first", "second"):
+        await app.ainvoke({"question": question}, thread)
+        await app.ainvoke(Command(resume=f"hint of {question}"), thread)
+        seen.append((await app.aget_state(thread)).values)
+    assert [state["hints"] for state in seen] == [["hint of first"], ["hint of second"]]
+    assert [state["visit"] for state in seen] == [2, 2]
+    assert [state["usage"]["calls"] for state in seen] == [1, 1]
+    if store is not None:
+        for name in store.names():
+            assert trace.read(store.open(name).trace)[0]["event"] == "run_started"
+
+
+async def test_a_question_that_is_no_text_is_refused() -> None:
+    pipeline = abduce.build(strategy="self_consistency", n=2, model=Scripted(["7"]))
+    with pytest.raises(UsageError, match="A question is a text, got 5"):
+        await pipeline.graph.ainvoke({"question": 5})
+
+
+@pytest.mark.parametrize("name", ["human", "begin", "answer", "question"])
+async def test_a_node_may_be_named_as_a_node_of_ours_or_a_part_of_the_state(
+    tmp_path: Path, name: str
+) -> None:
+    steps = f"""
+nodes:
+  solve: {{solve: {{strategy: chain_of_thought}}}}
+  {name}: {{ask: {{question: Right, use: verdict}}}}
+edges: [solve -> {name}]
+"""
+    made = workflow(steps)
+    assert (await made.asolve("?", human=lambda *_: "yes")).diagnostics["verified"] is True  # type: ignore
+    app = made.compile(store=Runs(tmp_path), checkpointer=InMemorySaver())
+    thread: Any = {"configurable": {"thread_id": "1"}}
+    assert "__interrupt__" in await app.ainvoke({"question": "?"}, thread)
+    assert (await app.ainvoke(Command(resume="yes"), thread))["verified"] is True
+
+
+async def test_an_answer_that_is_no_choice_is_asked_for_again(tmp_path: Path) -> None:
+    app = application(workflow(ASK).compile(store=Runs(tmp_path)), InMemorySaver())
+    config = {"configurable": {"thread_id": "1"}}
+    await app.ainvoke({"question": "?"}, config)
+    state = await app.ainvoke(Command(resume="perhaps"), config)
+    assert state["__interrupt__"][0].value["refused"] == "perhaps"
+    state = await app.ainvoke(Command(resume="Y"), config)
+    assert state["polished"] == "It is 7."

@@ -3,11 +3,15 @@
 import io
 import sys
 
+import pyte
 import pytest
+from rich.console import Console
 
 from abduce.orchestrator.cli import main
 from abduce.orchestrator.commands.human import at_terminal
+from abduce.orchestrator.live import Screen, watch
 from abduce.orchestrator.services import AnswerNeeded
+from abduce.orchestrator.trace import RunStarted
 
 RECIPE = """name: asked
 model: {engine: scripted, replies: {"": "The answer is 7."}}
@@ -54,8 +58,24 @@ def test_a_run_that_waits_goes_on_with_resume(monkeypatch, capsys, tmp_path):
     typed(monkeypatch, "")
     assert main(["solve", "?", "--recipe", str(tmp_path / "asked.yaml"), "--no-trace"]) == 1
     told = capsys.readouterr().err
-    assert "incomplete: waits for an answer to: Is 7 right?" in told
+    assert "incomplete: waits for an answer to: Is 7 right?\n" in told
     assert "answer it with: abduce resume" in told
     typed(monkeypatch, "yes\n")
     assert main(["resume", "last", "--no-trace"]) == 0
     assert capsys.readouterr().out == "7\n"
+
+
+def test_question_and_answer_stay_on_the_terminal(monkeypatch):
+    console = Console(file=io.StringIO(), force_terminal=True, width=60, height=20)
+    terminal = pyte.Screen(60, 20)
+    with watch(console=console) as screen:
+        assert isinstance(screen, Screen)
+        screen(RunStarted("", "6 x 7 =", 0, {}))
+        for question in ("First?", "Second?"):
+            with screen.aside():
+                console.print(f"{question}\n> well")
+    stream = pyte.Stream(terminal)
+    stream.feed(console.file.getvalue().replace("\n", "\r\n"))  # type: ignore[attr-defined]
+    shown = [line.rstrip() for line in terminal.display]
+    for question in ("First?", "Second?"):
+        assert shown[shown.index(question) + 1] == "> well"

@@ -243,3 +243,54 @@ def test_a_wrong_override_is_named_as_it_was_typed(override, told):
 )
 def test_a_wrong_option_is_named_as_it_was_typed(options, told):
     assert complaint(BASE, **options).startswith(told)
+
+
+LINE = "name: test\npipeline:\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            LINE + "  - solve: {strategy: beam}\n  - verify: {by: checks, retry: 2}\n",
+            [
+                "my.yaml:4: pipeline.1.verify.retry: is not a key of the step 'verify'. "
+                "Did you mean 'retries'?"
+            ],
+        ),
+        (
+            LINE + "  - route: {ways: {a: {word: {at_most: 4}, solve: beam}, b: {solve: beam}}}\n",
+            ["pipeline.0.route.ways.a.word: is not a key of a way. Did you mean 'words'? Allowed: about, "],
+        ),
+        (
+            LINE + "  - route: {ways: {a: {words: {at_most: four}, solve: {strategy: beam}}, b: "
+            "{solve: {strategy: beam}}}}\n",
+            ["pipeline.0.route.ways.a.words.at_most: must be a number, got 'four'."],
+        ),
+        (
+            LINE + "  - ask: {question: Well, choices: yes}\n",
+            ["pipeline.0.ask.choices: must be a list such as [yes], got 'yes'."],
+        ),
+        (
+            "name: test\nnode:\n  a: {recall: {}}\nedges:\n  - a -> end\n",
+            ["the key 'pipeline' (or strategy, or nodes) is missing.", "node: is not a key of a recipe."],
+        ),
+    ],
+)
+def test_a_mistake_in_a_line_of_steps_is_told_once_and_with_what_may_stand_there(text, told):
+    lines = complaint(text).splitlines()
+    assert all(each in line for each, line in zip(told, lines, strict=False)), lines
+    assert len([line for line in lines if "no solver is named" not in line]) == len(told), lines
+
+
+@pytest.mark.parametrize("changes", ["seed=4", {"seed": 4}])
+def test_changes_are_a_list(changes):
+    with pytest.raises(UsageError, match="Changes are a list of texts such as"):
+        recipe.check(strict_yaml.parse(BASE), changes)
+
+
+def test_a_file_without_its_ending_is_told_how_to_be_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(BASE)
+    with pytest.raises(UsageError, match=r"For the file write mine\.yaml"):
+        recipe.read("mine")

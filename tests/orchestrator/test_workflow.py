@@ -249,3 +249,41 @@ async def test_time_between_steps_is_part_of_the_budget() -> None:
     result = await flow.asolve(WRONG)
     assert not result.complete
     assert 2 <= result.usage.calls <= 3
+
+
+async def test_a_plain_function_may_speak_for_the_human() -> None:
+    result = await workflow(ASK).asolve("?", human=lambda question, choices: choices[0])  # type: ignore
+    assert result.diagnostics["verified"] is True
+
+
+@pytest.mark.parametrize(
+    ("human", "told"),
+    [
+        (5, "The human could not be asked: TypeError"),
+        (lambda question: "yes", "The human could not be asked: TypeError"),
+        (lambda question, choices: 5, "The human answered 5. Answer with text."),
+    ],
+)
+async def test_a_mistake_in_who_speaks_for_the_human_is_told(tmp_path, human, told) -> None:
+    store = Runs(tmp_path)
+    with pytest.raises(AbduceError, match=told):
+        await workflow(ASK).asolve("?", human=human, store=store)
+    result = await workflow(ASK).asolve("?", human=lambda *_: "yes", run=store.open("last"))  # type: ignore
+    assert result.complete
+
+
+@pytest.mark.parametrize("wrong", [{"store": "runs"}, {"run": "last"}])
+async def test_a_name_is_no_store_and_no_run(wrong) -> None:
+    with pytest.raises(UsageError, match=r"abduce.Runs\('runs'\)|store.open\('last'\)"):
+        await workflow(ASK).asolve("?", **wrong)
+
+
+async def test_a_function_cannot_verify_with_a_word() -> None:
+    flow = workflow(CALL, functions={"double": lambda state: {"verified": "no"}})
+    with pytest.raises(AbduceError, match=r"returned verified='no'. Write True, False or None"):
+        await flow.asolve("?")
+
+
+def test_a_function_that_is_missing_is_told_how_to_be_given() -> None:
+    with pytest.raises(UsageError, match=r"Known: none. Give it: abduce.load\(…, functions="):
+        workflow(CALL)

@@ -302,7 +302,10 @@ def test_a_recipe_of_several_nodes_is_stepped_through_and_asks(talk):
     assert "? A asks: Right? (yes or no)" in here.told()
     with pytest.raises(UsageError, match=r"waits for an answer"):
         here.say("run")
-    here.say("no")
+    with pytest.raises(UsageError, match=r"Answer one of: yes, no\."):
+        here.say("maybe")
+    assert branch.state == "asking"
+    here.say("No")
     assert branch.state == "ended"
     assert branch.view.ended.diagnostics["verified"] is False
     here.say("back", "run", "answer yes")
