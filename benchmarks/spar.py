@@ -1,0 +1,285 @@
+"""What rewriting in a tree gains over drawing anew, and what a noisy judge does to it.
+
+    python benchmarks/spar.py ifeval FILE [--prompts 100] [--out ROWS] [--max-tokens 64] [--slots 12]
+    python benchmarks/spar.py report ROWS
+    python benchmarks/spar.py noise
+    python benchmarks/spar.py pairs ROWS FOLDER
+
+`ifeval`: prompts of IFEval's `input_data.jsonl`, judged by their own checks, on the small model: greedy, SPaR
+from the greedy answer, and independent samples, of which best-of-N takes as many as the search wrote, or as
+its tokens pay for. Only prompts that few words can meet are taken, since the small model is slow and loses
+its way. Rows are written as they come; a second call goes on from there. `noise` needs no model: every
+rewrite is bad, and the judge is right 70 % of the time. `pairs` writes training records from the rows.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from abduce.orchestrator.driver import Driver
+from abduce.orchestrator.evaluate import wilson
+from abduce.orchestrator.services import Services
+from abduce.serving.embedded import Embedded
+from abduce.serving.flow import Flow, Sampling
+from abduce.strategies.base import Check, Result, State, Task
+from abduce.strategies.policy import policy
+from abduce.strategies.rewards import ifeval
+from abduce.strategies.spar import SPaR
+from abduce.strategies.spar.records import Played, records
+from abduce.strategies.spar.similarity import similarity
+from tests.strategies.spar.noise import error, expected, false_accepts
+
+BRANCH, KEEP, DEPTH = 3, 1, 2  # 6 rewrites at most
+POOL = 8
+
+
+def main() -> int:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run = verbs.add_parser("ifeval")
+    run.add_argument("file", type=Path)
+    run.add_argument("--prompts", type=int, default=100)
+    run.add_argument("--out", type=Path, default=Path("spar-ifeval.jsonl"))
+    run.add_argument("--max-tokens", type=int, default=64)
+    run.add_argument("--slots", type=int, default=12)
+    run.add_argument("--seconds", type=float, default=1e9, help="begin no prompt after so long")
+    verbs.add_parser("report").add_argument("rows", type=Path)
+    verbs.add_parser("noise")
+    pairs = verbs.add_parser("pairs")
+    pairs.add_argument("rows", type=Path)
+    pairs.add_argument("folder", type=Path)
+    chosen = parser.parse_args()
+    if chosen.verb == "noise":
+        noise()
+    elif chosen.verb == "ifeval":
+        asyncio.run(measure(chosen))
+        report(read(chosen.out))
+    elif chosen.verb == "report":
+        report(read(chosen.rows))
+    else:
+        write_pairs(read(chosen.rows), chosen.folder)
+    return 0
+
+
+# ---------------------------------------------------------------- IFEval on the small model
+
+
+def tasks(file: Path, n: int) -> list[tuple[int, Task]]:
+    """The first n prompts that few words can meet."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    found = []
+    for row in rows:
+        given = zip(row["instruction_id_list"], row["kwargs"], strict=True)
+        checks = tuple(Check(id, {k: v for k, v in kw.items() if v is not None}) for id, kw in given)
+        if all(map(short, checks)):
+            found.append((row["key"], Task(row["prompt"], checks=checks)))
+    return found[:n]
+
+
+_MOST = {
+    "num_words": 50, "num_sentences": 4, "num_paragraphs": 2, "num_sections": 3, "num_bullets": 4,
+    "num_placeholders": 4, "let_frequency": 12, "num_highlights": 3, "capital_frequency": 8,
+}  # fmt: skip
+
+
+def short(check: Check) -> bool:
+    """Whether few words can meet a check, as far as its numbers tell."""
+    if check.id in ("combination:repeat_prompt", "combination:two_responses"):
+        return False
+    if any(check.kwargs.get(key) == "less than" for key in ("relation", "let_relation")):
+        return True
+    return all(check.kwargs.get(key, 0) <= most for key, most in _MOST.items())
+
+
+async def measure(chosen: argparse.Namespace) -> None:
+    """Two prompts at a time, the rows in the order in which they end."""
+    engine = Embedded(slots=chosen.slots, context=1536)
+    done = {row["key"] for row in read(chosen.out)} if chosen.out.exists() else set()
+    waiting = [each for each in tasks(chosen.file, chosen.prompts) if each[0] not in done]
+    began = time.monotonic()
+
+    async def work() -> None:
+        while waiting and time.monotonic() - began < chosen.seconds:
+            key, task = waiting.pop(0)
+            row = {"key": key, **await one(engine, key, task, chosen.max_tokens)}
+            with chosen.out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            told = {name: row[name] for name in ("before", "after", "written")}
+            print(key, told, [s["met"] for s in row["pool"]], f"{time.monotonic() - began:.0f} s", flush=True)
+
+    await asyncio.gather(work(), work())
+    await engine.close()
+
+
+async def one(engine: Embedded, seed: int, task: Task, most: int) -> dict[str, Any]:
+    """A prompt: greedy and the search from it; independent samples."""
+    actor = policy({"preset": "plain", "sampling": {"temperature": 0.0, "max_tokens": most}})
+    sampler = policy({"preset": "plain", "sampling": {"temperature": 0.7, "max_tokens": most}})
+    spar = SPaR(
+        policy=actor, judge="checks", branch=BRANCH, select_branch=KEEP, max_depth=DEPTH, attempts=1,
+        reflect=False, refine_sampling=Sampling(temperature=0.7, max_tokens=most),
+    )  # fmt: skip
+    driver = Driver(Services({"policy": engine}), seed=seed)
+    result: Result = await driver.run(spar.solve(task, seed=seed))
+    facts, spent = result.diagnostics, driver.ledger.usage
+    draft = facts["versions"][0]
+    drawing = Driver(Services({"policy": engine}), seed=seed)
+
+    def pool() -> Flow[list[State]]:
+        drawn = yield from sampler.complete(State(task), POOL, seed=seed)
+        return [state for state in drawn if isinstance(state, State)]
+
+    drawn = await drawing.run(pool())
+    asked = drawing.ledger.usage.input_tokens
+    return {
+        "question": task.question,
+        "checks": [[check.id, dict(check.kwargs)] for check in task.checks],
+        "before": draft["valid"],
+        "before_loose": loosely(task, draft["answer"]),
+        "after": facts["valid"],
+        "after_loose": loosely(task, result.text),
+        "written": 1 + facts["judged"],
+        "tokens": spent.tokens,
+        "output_tokens": spent.output_tokens,
+        "similarity": facts["similarity"] if facts["winner"] not in (None, draft["node"]) else None,
+        "stop": facts["stop"],
+        "versions": facts["versions"],
+        "root": facts["root"],
+        "winner": facts["winner"],
+        "pool": [
+            {
+                "met": all(ifeval.ok(check.id, check.kwargs, state.text) for check in task.checks),
+                "loose": loosely(task, state.text),
+                "tokens": state.n_tokens,
+            }
+            for state in drawn
+        ],
+        "pool_input": asked,
+        "pool_similarity": fmean(similarity(drawn[0].text, state.text) for state in drawn[1:]),
+    }
+
+
+def loosely(task: Task, text: str) -> bool:
+    """Whether all checks are met, read loosely."""
+    return all(ifeval.ok(check.id, check.kwargs, text, loose=True) for check in task.checks)
+
+
+# ---------------------------------------------------------------- figures
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def at_equal_count(row: dict[str, Any], key: str = "met") -> bool:
+    """Whether one of as many samples as the search wrote answers meets all checks."""
+    return any(sample[key] for sample in row["pool"][: row["written"]])
+
+
+def at_equal_tokens(row: dict[str, Any], *, prompts: bool) -> bool:
+    """The same for as many samples as the search's tokens pay for, with or without those of prompts."""
+    left = row["tokens"] - row["pool_input"] if prompts else row["output_tokens"]
+    for i, sample in enumerate(row["pool"]):
+        left -= sample["tokens"]
+        if left < 0 and i:
+            return False
+        if sample["met"]:
+            return True
+    return False
+
+
+def spare(row: dict[str, Any]) -> int:
+    """The search's tokens, those of prompts included, that the whole pool leaves over."""
+    spent: int = row["tokens"] - row["pool_input"] - sum(sample["tokens"] for sample in row["pool"])
+    return spent
+
+
+def report(rows: Sequence[dict[str, Any]]) -> None:
+    """Shares with Wilson intervals, and paired differences with bootstrap intervals."""
+    n = len(rows)
+    print(f"{n} prompts, search b = {BRANCH}, s = {KEEP}, D = {DEPTH}, pool of {POOL}, small model")
+    ways: dict[str, Callable[[dict[str, Any]], bool]] = {
+        "greedy (before)": lambda row: row["before"],
+        "SPaR (after)": lambda row: row["after"],
+        "one sample": lambda row: row["pool"][0]["met"],
+        "best of N, equal count of answers": at_equal_count,
+        "best of N, equal output tokens": lambda row: at_equal_tokens(row, prompts=False),
+        "best of N, equal tokens with prompts": lambda row: at_equal_tokens(row, prompts=True),
+        f"best of {POOL}": lambda row: any(sample["met"] for sample in row["pool"]),
+        "greedy, loose": lambda row: row["before_loose"],
+        "SPaR, loose": lambda row: row["after_loose"] or row["after"],
+    }
+    for name, way in ways.items():
+        met = sum(map(way, rows))
+        low, high = wilson(met, n)
+        print(f"{name:38} {met / n:.3f}  {low:.3f} to {high:.3f}")
+    short_of = sum(spare(row) > 0 for row in rows)
+    print(f"in {short_of} of {n} prompts the search's tokens pay for more samples than the pool has")
+    after = ways["SPaR (after)"]
+    for name in list(ways)[:6]:
+        if name != "SPaR (after)":
+            low, high = bootstrap([after(row) - ways[name](row) for row in rows])
+            gain = fmean(after(row) - ways[name](row) for row in rows)
+            print(f"SPaR minus {name:38} {gain:+.3f}  {low:+.3f} to {high:+.3f}")
+    failing = [row for row in rows if not row["before"]]
+    mended = [row for row in failing if row["after"]]
+    print(f"of {len(failing)} failing drafts {len(mended)} were mended; answers written per prompt "
+          f"{fmean(row['written'] for row in rows):.2f}, tokens {fmean(row['tokens'] for row in rows):.0f}, "
+          f"output {fmean(row['output_tokens'] for row in rows):.0f}")  # fmt: skip
+    alike = [row["similarity"] for row in mended if row["similarity"] is not None]
+    if alike:
+        apart = [row["pool_similarity"] for row in rows]
+        print(f"similarity draft to winner {fmean(alike):.3f} (n = {len(alike)}), independent samples "
+              f"{fmean(apart):.3f}, of the same prompts "
+              f"{fmean(row['pool_similarity'] for row in mended):.3f}")  # fmt: skip
+
+
+def bootstrap(values: Sequence[float], draws: int = 4000) -> tuple[float, float]:
+    """95 % percentile interval of the mean."""
+    rng = random.Random(0)
+    means = sorted(fmean(rng.choices(values, k=len(values))) for _ in range(draws))
+    return means[int(0.025 * draws)], means[int(0.975 * draws)]
+
+
+def write_pairs(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Records of the searches of a file."""
+    facts = [{**row, "judge": "checks"} for row in rows]
+    played = [Played(task=Task(row["question"]), facts=row, id=str(row["key"])) for row in facts]
+    made = records(played)
+    made.write(folder)
+    print(f"{len(made.dpo)} pairs, {len(made.refiner_sft)} refinements in {folder}")
+
+
+# ---------------------------------------------------------------- noise
+
+
+def noise() -> None:
+    """False accepts among m bad rewrites, against 1 - (1 - e)^m."""
+    p, runs = 0.7, 2000
+    print(f"a judge right {p:.0%} of the time, 5 votes: e = {error(5, p):.3f}; {runs} searches each")
+    for m, shape in ((3, (3, 2, 1)), (15, (3, 2, 3))):
+        for confirm in (0, 5, 15):
+            branch, keep, depth = shape
+            found = false_accepts(
+                p, runs, branch=branch, select_branch=keep, max_depth=depth, confirm_votes=confirm, rounds=1
+            )
+            low, high = wilson(round(found * runs), runs)
+            wanted = expected(p, m, confirm_votes=confirm)
+            told = "met" if abs(found - wanted) < 4 * (wanted * (1 - wanted) / runs) ** 0.5 else "NOT met"
+            print(f"{m:2} rewrites, {confirm:2} confirming votes: {found:.3f} ({low:.3f} to {high:.3f}), "
+                  f"formula {wanted:.3f}: {told}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
