@@ -1,3 +1,4 @@
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,12 @@ async def test_stream_gives_the_events_and_ends_with_the_answer() -> None:
 
 async def test_whoever_stops_listening_ends_the_run() -> None:
     flow = workflow(RETRY, model='model: {engine: scripted, replies: {"": "7"}, latency_s: 100}\n')
-    async for event in flow.stream(RIGHT):
+    stream = flow.stream(RIGHT)
+    async for event in stream:
         if event.kind == "node_started":
             break
+    await stream.aclose()  # type: ignore[attr-defined]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 ASK = """
