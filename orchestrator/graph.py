@@ -11,7 +11,7 @@ is replayed and no completed call is repeated.
 """
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from langgraph.graph import END as GRAPH_END
@@ -42,6 +42,7 @@ class Own:
     session: Session
     task: Task
     human: Human
+    state: Progress = field(default_factory=Progress)  # as far as the nodes have come
 
 
 class Question(TypedDict, total=False):
@@ -125,9 +126,9 @@ def _may_ask(workflow: Workflow, name: str) -> bool:
 def _visitor(workflow: Workflow, name: str, store: Runs | None) -> Visitor:
     async def visit(state: Progress, runtime: Runtime[Any]) -> Command[str]:
         if isinstance(own := runtime.context, Own):
-            return _onward(
-                workflow, name, state, await workflow.visit(name, state, own.task, own.session, own.human)
-            )
+            update = await workflow.visit(name, state, own.task, own.session, own.human)
+            own.state.update(update)  # type: ignore[typeddict-item]
+            return _onward(workflow, name, state, update)
         state = {**state, "seed": state.get("seed", workflow.seed)}
         task = asked(_task(state))
         told = state.get("answers_of_human") or {}

@@ -114,7 +114,10 @@ class Workflow(Doors):
         start: Progress = {"question": task.question, "seed": seed}
         own = Own(session, task, human or _nobody)
         config: Any = {"recursion_limit": _MAX_VISITS}
-        return self.result(await self._own_graph.ainvoke(start, config, context=own))
+        await self._own_graph.ainvoke(
+            start, config, context=own, output_keys=["visit"]
+        )  # the rest would cost
+        return self.result(own.state)
 
     @cached_property
     def _own_graph(self) -> "CompiledStateGraph[Any, Any, Any, Any]":
