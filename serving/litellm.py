@@ -383,6 +383,8 @@ def _library() -> Any:
         library.completion("openai/none", [{"role": "user", "content": ""}], mock_response="", api_key="none")
     # It copies replies by a schema that fields of a server's own, such as SGLang's metadata, don't fit.
     warnings.filterwarnings("ignore", "(?s)Pydantic serializer warnings", UserWarning)
+    # It makes a call's coroutine in a thread, and drops it when the call is cancelled meanwhile.
+    warnings.filterwarnings("ignore", r"coroutine '\w+\.acompletion' was never awaited", RuntimeWarning)
     library.suppress_debug_info = True  # it prints help for each error
     library.disable_aiohttp_transport = True  # its aiohttp sessions belong to one event loop
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
