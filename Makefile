@@ -2,6 +2,7 @@
 #   make demo    install, fetch the small model, solve a problem by search with a live trace
 #   make test    install with the test extra, run the whole test suite
 #   make test-sglang  install SGLang for the CPU into .venv-sglang (3 GB), test what needs a server or torch
+#   make bench-gpu  time the kernels on the GPU here; needs torch and triton, and nothing else
 # Also: make lint, make types, make clean. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?=
@@ -12,7 +13,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check --quiet
 ABDUCE := $(PY) -m abduce
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-sglang lint types clean model
+.PHONY: help demo test test-sglang bench-gpu lint types clean model
 .SILENT:
 
 # A moved checkout leaves a .venv that points to the old place: install again.
@@ -21,7 +22,7 @@ $(shell rm -f $(VENV)/.python $(VENV)/.core $(VENV)/.test $(VENV)/.dev)
 endif
 
 help:
-	sed -n '1,5s/^# \{0,1\}//p' Makefile
+	sed -n '1,6s/^# \{0,1\}//p' Makefile
 
 demo: $(VENV)/.core model
 	printf '\n$$ abduce solve "24 x 3" --recipe a-star-long-products --check numeric=72\n'
@@ -35,6 +36,10 @@ test-sglang: $(VENV)/.test $(SGLANG)/.ready model
 	$(SGLANG)/bin/python -m pytest -m "sglang or not sglang" $(NEED_TORCH)
 	PYTHONPATH=$(SGLANG_ENV)/stand_ins $(SGLANG)/bin/python -m pytest -W default -m "sglang or not sglang" \
 	    tests/serving/test_contract.py -k "in-process or transformers"
+	TRITON_INTERPRET=1 $(SGLANG)/bin/python -m pytest -n logical --maxprocesses 4 --dist worksteal tests/serving/kernels
+
+bench-gpu:
+	PYTHONPATH=. $(or $(PYTHON),python3) benchmarks/kernels.py
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
@@ -109,7 +114,7 @@ SGLANG_ENV := tests/serving/sglang_env
 SGLANG_PIP := $(SGLANG)/bin/python -m pip --disable-pip-version-check --quiet
 # Tests of a server, and tests that skip without torch or SGLang.
 NEED_SERVER = $(sort $(shell grep -lr 'mark\.sglang' tests --include='test_*.py'))
-NEED_TORCH  = $(sort $(shell grep -lrE 'importorskip."(torch|sglang)' tests --include='test_*.py'))
+NEED_TORCH  = $(filter-out tests/serving/kernels/%,$(sort $(shell grep -lrE 'importorskip."(torch|sglang)' tests --include='test_*.py')))
 
 ifneq ($(shell cat $(SGLANG)/.home 2>/dev/null),$(CURDIR))
 $(shell rm -f $(SGLANG)/.packages $(SGLANG)/.ready)

@@ -1,5 +1,6 @@
-"""What pytest must not import for doctests: the parts that only an SGLang server's environment can import."""
+"""What pytest must not import for doctests: what only an environment with SGLang or torch can import."""
 
 from importlib.util import find_spec
 
 collect_ignore_glob = [] if find_spec("sglang") else ["abduce/serving/sglang/plugin/*.py"]
+collect_ignore_glob += [] if find_spec("triton") else ["abduce/serving/kernels/*"]

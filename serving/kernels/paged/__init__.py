@@ -1,0 +1,25 @@
+"""Attention of one query a sequence over listed slots of a cache, and the union of two such results.
+
+The list may differ by KV head: what page selection, eviction and merging leave to be read. Chooses Triton
+where it runs, else the reference.
+"""
+
+from importlib.util import find_spec
+
+import torch
+
+from . import reference
+
+
+def decode(
+    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `reference.decode`."""
+    if q.is_cuda and find_spec("triton"):
+        from . import kernel
+
+        return kernel.decode(q, k_cache, v_cache, slots, scale)
+    return reference.decode(q, k_cache, v_cache, slots, scale)
+
+
+merge = reference.merge

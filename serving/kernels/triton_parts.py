@@ -1,0 +1,39 @@
+"""Parts of Triton kernels that several methods use, and where Triton can run.
+
+On a CPU kernels run in Triton's interpreter, if `TRITON_INTERPRET=1` was set before triton was imported.
+"""
+
+import logging
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from triton import knobs
+
+LN2 = 0.6931471805599453
+LOG2E = 1.4426950408889634
+
+
+def usable(x: torch.Tensor) -> bool:
+    """Whether Triton kernels can run where this tensor is."""
+    return bool(x.is_cuda or knobs.runtime.interpret)
+
+
+def native() -> bool:
+    """Whether `dot` may multiply half precision as such: the interpreter reads bfloat16 as integers."""
+    return not knobs.runtime.interpret
+
+
+@cache
+def told(method: str, form: str) -> None:
+    """Say once in the log which form of a method runs."""
+    logging.getLogger("abduce.kernels").info("%s: %s", method, form)
+
+
+@triton.jit
+def dot(a, b, NATIVE: tl.constexpr):
+    """a @ b in float32: half precision on the tensor cores, float32 exactly (no TF32)."""
+    if NATIVE:
+        return tl.dot(a, b, input_precision="ieee", out_dtype=tl.float32)
+    return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee", out_dtype=tl.float32)

@@ -1,0 +1,21 @@
+"""Faults: each puts one plausible mistake into a kernel, and the conformance cases must see it."""
+
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """In the file that defines the kernel's fast form, `old` becomes `new`."""
+
+    kernel: str
+    old: str
+    new: str
+
+
+FAULTS = [
+    Fault("paged.decode", "fade = tl.exp2(top - base)", "fade = tl.exp2(base - base)"),
+    Fault("paged.decode", "there = slot >= 0", "there = slot > 0"),
+    Fault("paged.decode", "mask=at < width, other=-1", "mask=at < width + 1, other=-1"),
+    Fault("paged.decode", "+ g * k_h", "+ 0 * k_h"),
+    Fault("paged.decode", "(top + tl.log2(safe)) * ln2)", "top + tl.log2(safe))"),
+    Fault("paged.decode", "head = g * G + row", "head = g + row * G"),
+]
