@@ -18,4 +18,13 @@ FAULTS = [
     Fault("paged.decode", "+ g * k_h", "+ 0 * k_h"),
     Fault("paged.decode", "(top + tl.log2(safe)) * ln2)", "top + tl.log2(safe))"),
     Fault("paged.decode", "head = g * G + row", "head = g + row * G"),
+    Fault("actqkv.probe_query", "partial.sum(1) / d", "partial[:, 0] / d"),
+    Fault(
+        "actqkv.probe_query", "mask & (var > 0)[None, :]", "mask & (var >= 0)[None, :] & (var < 1)[None, :]"
+    ),
+    Fault("actqkv.probe_query", "tl.where(mask, value - middle[None, :], 0.0)", "value - middle[None, :]"),
+    Fault(
+        "actqkv.page_scores", "start + tl.arange(0, CHANNELS)\n        q", "tl.arange(0, CHANNELS)\n        q"
+    ),
+    Fault("actqkv.page_scores", 'tl.where(page >= 0, total, float("-inf"))', "total"),
 ]

@@ -1,0 +1,75 @@
+"""What `actqkv` is judged by."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from ..base import Kernel, Work
+from . import kernel, reference
+
+
+def _window(
+    dtype: torch.dtype, device: torch.device, batch: int, m: int, d: int, power: float
+) -> dict[str, Any]:
+    rng = torch.Generator().manual_seed(m)
+    x = torch.randn(batch, m, d, generator=rng) + 3 * torch.randn(batch, 1, d, generator=rng)
+    x[:, m // 2] += 5 * torch.randn(d, generator=rng)
+    x[..., d // 3] = 0.5  # a channel that is constant, and exactly so in every dtype
+    return {"x": x.to(device, dtype), "power": power}
+
+
+def _windows(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, Any]]:
+    for m, d, power in [(1, 16, 1.0), (2, 63, 1.0), (63, 100, 2.0), (100, 129, 1.0), (65, 64, 0.0)]:
+        yield _window(dtype, device, 2, m, d, power)
+    yield {"x": torch.full((1, 7, 20), 1.5, dtype=dtype, device=device), "power": 1.0}
+
+
+def _pages(
+    dtype: torch.dtype, device: torch.device, batch: int, width: int, n_kv: int, group: int, d: int
+) -> dict[str, Any]:
+    rng = torch.Generator().manual_seed(width)
+    n_pages = width + 5
+    table = torch.stack([torch.randperm(n_pages, generator=rng)[:width] for _ in range(batch)])
+    used = torch.randint(0, width + 1, (batch, 1), generator=rng)
+    return {
+        "probe": torch.randn(batch, n_kv * group, d, generator=rng).to(device, dtype),
+        "means": torch.randn(n_pages, n_kv, d, generator=rng).to(device, dtype),
+        "page_table": table.masked_fill(torch.arange(width) >= used, -1).to(device, torch.int32),
+    }
+
+
+def _tables(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, Any]]:
+    for width, n_kv, group, d in [(1, 1, 1, 16), (63, 2, 3, 80), (100, 3, 1, 64), (130, 2, 4, 32)]:
+        yield _pages(dtype, device, 3, width, n_kv, group, d)
+
+
+def _window_work(a: Mapping[str, Any]) -> Work:
+    return Work(a["x"].numel() * a["x"].element_size(), 7 * a["x"].numel())
+
+
+def _pages_work(a: Mapping[str, Any]) -> Work:
+    read = int((a["page_table"] >= 0).sum()) * a["means"][0].numel()
+    return Work(read * a["means"].element_size() + 8 * a["page_table"].numel(), 2 * read)
+
+
+KERNELS = (
+    Kernel(
+        "actqkv.probe_query",
+        reference.probe_query,
+        kernel.probe_query,
+        _windows,
+        lambda device: _window(torch.bfloat16, device, 16, 512, 32 * 128, 1.0),
+        _window_work,
+        peers={"torch": reference.probe_query},
+    ),
+    Kernel(
+        "actqkv.page_scores",
+        reference.page_scores,
+        kernel.page_scores,
+        _tables,
+        lambda device: _pages(torch.bfloat16, device, 16, 1024, 8, 4, 128),
+        _pages_work,
+        peers={"torch": reference.page_scores},
+    ),
+)
