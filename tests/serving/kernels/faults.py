@@ -27,4 +27,11 @@ FAULTS = [
         "actqkv.page_scores", "start + tl.arange(0, CHANNELS)\n        q", "tl.arange(0, CHANNELS)\n        q"
     ),
     Fault("actqkv.page_scores", 'tl.where(page >= 0, total, float("-inf"))', "total"),
+    Fault("ems.column_sums", "i[:, None] + before >= j[None, :]", "i[:, None] + before > j[None, :]"),
+    Fault("ems.column_sums", "everyone / G", "everyone"),
+    Fault("ems.column_sums", "i >= n_q - window", "i >= n - window"),
+    Fault("ems.assign", "(cos_k > 0) & (cos_v > 0) & (y < m)", "(y < m)"),
+    Fault("ems.assign", "here > best", "here >= best"),
+    Fault("ems.merge", "start == end", "start >= end - 1"),
+    Fault("ems.merge", "total * (length / ", "total * (1.0 / "),
 ]

@@ -1,0 +1,103 @@
+"""EMS: a KV cache of a fixed number of entries per head, by evicting and merging; formulas in `reference.py`.
+
+Chooses Triton where it runs, else the reference.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from . import reference
+from .reference import Config, Entries, classify, global_local_score
+
+__all__ = ["Config", "Entries", "attend", "classify", "compress", "global_local_score", "score"]
+
+
+def score(q: torch.Tensor, k: torch.Tensor, config: Config, scale: float) -> torch.Tensor:
+    """s [kv_heads, n] of the keys k [n, kv_heads, head_dim], by the last queries q [n_q, heads, head_dim]."""
+    lse = reference.row_lse(q, k, scale)
+    global_, local = _form(q).column_sums(q, k, lse, config.window, scale)
+    return global_local_score(global_, local, len(q))
+
+
+def compress(
+    k: torch.Tensor,
+    v: torch.Tensor,
+    s: torch.Tensor,
+    config: Config,
+    *,
+    position: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    mass: torch.Tensor | None = None,
+) -> Entries:
+    """`config.budget` entries from n tokens: k, v [n, kv_heads, head_dim], s [kv_heads, n].
+
+    With n ≤ budget nothing changes. The inputs are not written to. Compressing again passes the entries' own
+    position, weight and mass [kv_heads, n], so that a centre counts by all that it holds.
+    """
+    n, n_kv = k.shape[:2]
+    if position is None:
+        position = torch.arange(n, device=k.device).expand(n_kv, n)
+    weight = s if weight is None else weight
+    mass = torch.ones_like(s) if mass is None else mass
+    if n <= config.budget:
+        same = torch.arange(n, dtype=torch.int32, device=k.device).expand(n_kv, n)
+        return Entries(k, v, position, weight, mass, same)
+    form = _form(k)
+    centres, tokens = classify(s, config)
+    target = form.assign(k, v, centres, tokens, config.tau)
+    kept = form.merge(k, weight, centres, tokens, target, True) if config.merge_keys else _take(k, centres)
+    merged = form.merge(v, weight, centres, tokens, target, False)
+    recent = torch.arange(n - config.window, n, device=k.device)
+    where = torch.cat([centres, recent.expand(n_kv, -1)], 1)
+    source = _source(n, where, tokens, target, config.n_centres)
+    return Entries(
+        torch.cat([kept, k[recent]]),
+        torch.cat([merged, v[recent]]),
+        position.gather(1, where),
+        _sums(weight, source, config.budget),
+        _sums(mass, source, config.budget),
+        source,
+    )
+
+
+def attend(
+    q: torch.Tensor, entries: Entries, scale: float, *, mass_bias: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of queries q [n_q, heads, head_dim] over all entries: o as q, log-sum-exp [n_q, heads]."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    group = q.shape[1] // entries.k.shape[1]
+    k, v = (x.to(wide).repeat_interleave(group, 1) for x in (entries.k, entries.v))
+    s = torch.einsum("ihd,jhd->ihj", q.to(wide), k) * scale
+    if mass_bias:
+        s = s + entries.mass.to(wide).log().repeat_interleave(group, 0)
+    return torch.einsum("ihj,jhd->ihd", torch.softmax(s, -1), v).to(q.dtype), torch.logsumexp(s, -1)
+
+
+def _form(x: torch.Tensor) -> Any:
+    if x.is_cuda and find_spec("triton"):
+        return import_module(f"{__name__}.kernel")
+    return reference
+
+
+def _take(x: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    heads = torch.arange(x.shape[1], device=x.device)
+    return x[centres.transpose(0, 1), heads]
+
+
+def _source(n: int, where: torch.Tensor, tokens: torch.Tensor, target: torch.Tensor, m: int) -> torch.Tensor:
+    n_kv, budget = where.shape
+    source = where.new_full((n_kv, n + 1), -1, dtype=torch.int32)  # the last column takes what is no token
+    entry = torch.arange(budget, dtype=torch.int32, device=where.device).expand(n_kv, -1)
+    source.scatter_(1, where, entry)
+    merged = torch.where(target < m, target, -1).to(torch.int32)
+    source.scatter_(1, torch.where(tokens >= 0, tokens, n), merged)
+    return source[:, :n]
+
+
+def _sums(x: torch.Tensor, source: torch.Tensor, budget: int) -> torch.Tensor:
+    total = x.new_zeros(len(x), budget + 1)
+    total.scatter_add_(1, torch.where(source >= 0, source, budget).long(), x)
+    return total[:, :budget]

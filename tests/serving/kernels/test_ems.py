@@ -1,0 +1,229 @@
+"""EMS's laws in float64: what is kept, merged and dropped, and what that does to attention."""
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: make test-sglang runs this")
+
+from abduce.serving.kernels import ems  # noqa: E402
+from abduce.serving.kernels.ems import reference  # noqa: E402
+
+D = 16
+SCALE = D**-0.5
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def sequence(n=120, n_kv=2, group=3, seed=0):
+    g = rng(seed)
+    q = torch.randn(n, n_kv * group, D, generator=g, dtype=torch.float64)
+    k, v = (torch.randn(n, n_kv, D, generator=g, dtype=torch.float64) for _ in range(2))
+    return q, k, v
+
+
+def small(**changed):
+    return ems.Config(**{"budget": 24, "window": 8, "tau": 0.1, **changed})
+
+
+def full(q, k, v):
+    entries = ems.compress(k, v, torch.ones(k.shape[1], len(k)).double(), small(budget=len(k) + 9))
+    return ems.attend(q, entries, SCALE)[0]
+
+
+def test_the_mean_factor_is_window_over_length():
+    q, k, _ = sequence()
+    total, local = reference.column_sums(q, k, reference.row_lse(q, k, SCALE), 8, SCALE)
+    torch.testing.assert_close(total.mean(1), torch.ones(2).double())
+    torch.testing.assert_close(local.mean(1), torch.full((2,), 8 / 120).double())
+
+
+def test_within_the_budget_nothing_changes():
+    q, k, v = sequence(20)
+    config = small()
+    entries = ems.compress(k, v, ems.score(q, k, config, SCALE), config)
+    assert entries.k is k
+    assert entries.v is v
+    assert torch.equal(entries.source[0], torch.arange(20, dtype=torch.int32))
+
+
+def test_inputs_are_not_written_to_and_the_same_comes_out_again():
+    q, k, v = sequence()
+    before = [x.clone() for x in (q, k, v)]
+    config = small()
+    first, second = (ems.compress(k, v, ems.score(q, k, config, SCALE), config) for _ in range(2))
+    assert all(torch.equal(x, y) for x, y in zip((q, k, v), before, strict=True))
+    assert all(torch.equal(getattr(first, name), getattr(second, name)) for name in vars(first))
+
+
+def test_every_token_is_in_one_entry_or_dropped_and_counts_add_up():
+    q, k, v = sequence()
+    config = small()
+    s = ems.score(q, k, config, SCALE)
+    entries = ems.compress(k, v, s, config)
+    assert entries.source.shape == (2, 120)
+    for h in range(2):
+        kept = entries.source[h] >= 0
+        assert entries.source[h].max() == config.budget - 1
+        assert entries.mass[h].sum() == kept.sum()
+        assert entries.weight[h].sum() == pytest.approx(float(s[h][kept].sum()))
+        counts = torch.bincount(entries.source[h][kept], minlength=config.budget)
+        assert torch.equal(counts.double(), entries.mass[h])
+        assert entries.source[h, -8:].tolist() == [*range(16, 24)]
+        assert 0 < int((~kept).sum()) < 120 - config.budget  # some are merged, some dropped
+        assert (entries.position[h, 1:] > entries.position[h, :-1]).all()
+
+
+def test_heads_are_compressed_each_for_itself():
+    q, k, v = sequence()
+    config = small()
+    both = ems.compress(k, v, ems.score(q, k, config, SCALE), config)
+    swapped = ems.compress(
+        k.flip(1), v.flip(1), ems.score(torch.cat([q[:, 3:], q[:, :3]], 1), k.flip(1), config, SCALE), config
+    )
+    torch.testing.assert_close(swapped.k.flip(1), both.k)
+    torch.testing.assert_close(swapped.v.flip(1), both.v)
+    assert torch.equal(swapped.source.flip(0), both.source)
+
+
+def test_the_budget_goes_to_the_best_scores():
+    s = torch.rand(2, 60, generator=rng(1)).double()
+    centres, tokens = ems.classify(s, small())
+    for h in range(2):
+        best = s[h, :52].topk(16).indices.sort().values
+        assert torch.equal(centres[h], best)
+        merged = tokens[h][tokens[h] >= 0]
+        assert s[h, merged].max() <= s[h, centres[h]].min()
+        covered = (s[h, centres[h]].sum() + s[h, merged].sum()) / s[h, :52].sum()
+        assert covered >= 0.98
+
+
+def test_a_sparse_head_merges_nothing_and_a_head_without_attention_keeps_its_latest():
+    s = torch.full((2, 60), 1e-9).double()
+    s[0, [3, 9, 27]] = 1.0
+    s[1] = 0
+    centres, tokens = ems.classify(s, small())
+    assert (tokens[0] < 0).all()
+    assert {3, 9, 27} <= set(centres[0].tolist())
+    assert centres[1].tolist() == [*range(36, 52)]
+
+
+def test_two_negative_cosines_are_not_similar():
+    k = torch.zeros(3, 1, 4).double()
+    v = torch.zeros(3, 1, 4).double()
+    k[0, 0, 0] = v[0, 0, 0] = 1
+    k[1, 0, 0] = v[1, 0, 0] = -1
+    k[2, 0, 0] = v[2, 0, 0] = 2
+    target = reference.assign(k, v, torch.tensor([[0]]), torch.tensor([[1, 2]]), 0.5)
+    assert target.tolist() == [[1, 0]]
+
+
+def test_tau_above_one_is_plain_eviction():
+    q, k, v = sequence()
+    config = small(tau=1.1)
+    entries = ems.compress(k, v, ems.score(q, k, config, SCALE), config)
+    for h in range(2):
+        assert torch.equal(entries.k[:, h], k[entries.position[h], h])
+        assert torch.equal(entries.v[:, h], v[entries.position[h], h])
+
+
+def test_duplicates_are_merged_without_loss_when_their_mass_counts():
+    g = rng(5)
+    kinds = torch.cat([torch.arange(12), torch.randint(0, 12, (60,), generator=g), torch.arange(8)])
+    k = torch.randn(12, 1, D, generator=g).double()[kinds]
+    v = torch.randn(12, 1, D, generator=g).double()[kinds]
+    q = torch.randn(5, 2, D, generator=g).double()
+    s = torch.ones(1, 80).double()
+    s[0, :12] = 2  # one of each kind is a centre
+    config = small(budget=20, tau=0.999, gamma=1.0)
+    entries = ems.compress(k, v, s, config)
+    assert (entries.source >= 0).all()
+    out, _ = ems.attend(q, entries, SCALE, mass_bias=True)
+    torch.testing.assert_close(out, full(q, k, v), rtol=1e-12, atol=1e-12)
+    without, _ = ems.attend(q, entries, SCALE)
+    assert (without - full(q, k, v)).abs().max() > 1e-3
+
+
+def test_compressing_again_carries_weight_and_mass():
+    q, k, v = sequence()
+    config = small()
+    s = ems.score(q, k, config, SCALE)
+    first = ems.compress(k, v, s, config)
+    more_k, more_v = (torch.randn(30, 2, D, generator=rng(7)).double() for _ in range(2))
+    new = torch.rand(2, 30, generator=rng(8)).double()
+    ones, at = torch.ones(2, 30).double(), torch.arange(120, 150).expand(2, -1)
+    again = ems.compress(
+        torch.cat([first.k, more_k]),
+        torch.cat([first.v, more_v]),
+        torch.cat([first.weight, new], 1),
+        config,
+        position=torch.cat([first.position, at], 1),
+        mass=torch.cat([first.mass, ones], 1),
+    )
+    dropped = torch.cat([first.mass, ones], 1)[again.source < 0].sum()
+    assert again.mass.sum() + dropped == first.mass.sum() + 60
+    assert again.position[:, -8:].tolist() == [[*range(142, 150)]] * 2
+
+
+def test_a_cached_prefix_counts_columns_by_who_could_see_them():
+    q, k, _ = sequence()
+    total, local = reference.column_sums(q[60:], k, reference.row_lse(q[60:], k, SCALE), 8, SCALE)
+    s = ems.global_local_score(total, local, 60)
+    assert (s >= local).all()
+    seen = torch.tensor([min(120 - j, 60) for j in range(120)])
+    rate = total / seen
+    torch.testing.assert_close(s, torch.maximum(rate * local.mean(1, True) / rate.mean(1, True), local))
+
+
+def test_what_is_not_finite_is_told():
+    broken = torch.ones(1, 5)
+    broken[0, 2] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        ems.global_local_score(broken, torch.ones(1, 5), 5)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"window": 0}, {"window": 24}, {"budget": 5}, {"rho": 0}, {"gamma": 0.0}, {"tail": 0}]
+)
+def test_sizes_that_leave_nothing_are_told(changed):
+    with pytest.raises(ValueError, match="EMS: write"):
+        small(**changed)
+
+
+def drift(method, seed, drifting):
+    """Relative error of future attention after compressing 1,024 keys in 48 clusters to 128 entries."""
+    g, n, d = rng(seed), 1024, 64
+    centres = torch.randn(48, d, generator=g, dtype=torch.float64)
+    values = torch.randn(48, d, generator=g, dtype=torch.float64)
+    kind = torch.randint(0, 48, (n,), generator=g)
+    k = (centres[kind] + 0.5 * torch.randn(n, d, generator=g, dtype=torch.float64))[:, None]
+    v = (values[kind] + 0.5 * torch.randn(n, d, generator=g, dtype=torch.float64))[:, None]
+
+    def queries(which, count):
+        near = which[torch.randint(0, len(which), (count,), generator=g)]
+        return (centres[near] + 0.5 * torch.randn(count, d, generator=g, dtype=torch.float64))[:, None]
+
+    early, late = torch.arange(24), torch.arange(24, 48) if drifting else torch.arange(24)
+    q = torch.cat([queries(early, n - 32), queries(late, 32)])
+    future = queries(torch.cat([early, late]), 128)
+    scale = d**-0.5
+    total, local = reference.column_sums(q, k, reference.row_lse(q, k, scale), 32, scale)
+    s = {"h2o": total, "snapkv": local}.get(method, ems.global_local_score(total, local, n))
+    config = ems.Config(budget=128, window=32, tau=0.5 if method == "ems" else 1.1)
+    everything = ems.compress(k, v, s, ems.Config(budget=n))
+    exact = ems.attend(future, everything, scale)[0]
+    return float((ems.attend(future, ems.compress(k, v, s, config), scale)[0] - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("drifting", [True, False])
+def test_merging_beats_evicting_by_the_same_scores(drifting):
+    error = {
+        method: sum(drift(method, seed, drifting) for seed in range(6)) / 6
+        for method in ("ems", "evict", "h2o", "snapkv")
+    }
+    assert error["ems"] < error["evict"]
+    assert error["ems"] == min(error.values())
+    if drifting:
+        assert error["evict"] < error["h2o"] < error["snapkv"]
+    else:
+        assert error["h2o"] < error["evict"]
