@@ -12,14 +12,19 @@ from . import reference
 
 
 def decode(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor, scale: float
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    slots: torch.Tensor,
+    scale: float,
+    bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `reference.decode`."""
     if q.is_cuda and find_spec("triton"):
         from . import kernel
 
-        return kernel.decode(q, k_cache, v_cache, slots, scale)
-    return reference.decode(q, k_cache, v_cache, slots, scale)
+        return kernel.decode(q, k_cache, v_cache, slots, scale, bias)
+    return reference.decode(q, k_cache, v_cache, slots, scale, bias)
 
 
 merge = reference.merge

@@ -16,12 +16,18 @@ _ROWS = 16  # the least that tl.dot takes
 
 
 def decode(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor, scale: float
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    slots: torch.Tensor,
+    scale: float,
+    bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `reference.decode`."""
     batch, n_heads, d = q.shape
     n_kv, d_v, width = k_cache.shape[1], v_cache.shape[2], slots.shape[2]
     q, slots = q.contiguous(), slots.contiguous()
+    weighed = q if bias is None else bias.float().contiguous()  # something to point to
     n_parts = _parts(batch * n_kv, width, q)
     part = triton.cdiv(triton.cdiv(width, n_parts), _BLOCK) * _BLOCK
     o_part = empty(batch, n_heads, n_parts, d_v, dtype=torch.float32, device=q.device)
@@ -31,11 +37,12 @@ def decode(
     group = n_heads // n_kv
     dims = {"D": triton.next_power_of_2(d), "D_V": triton.next_power_of_2(d_v)}
     _parts_kernel[(batch, n_kv, n_parts)](
-        q, k_cache, v_cache, slots, o_part, m_part, scale * LOG2E, width, part,
+        q, k_cache, v_cache, slots, weighed, o_part, m_part, scale * LOG2E, LOG2E, width, part,
         slots.stride(0), slots.stride(1) if slots.shape[1] > 1 else 0,
         k_cache.stride(0), k_cache.stride(1), v_cache.stride(0), v_cache.stride(1),
         d, d_v, n_heads, n_parts,
-        G=group, ROWS=max(_ROWS, triton.next_power_of_2(group)), BLOCK=_BLOCK, NATIVE=native(), **dims,
+        G=group, ROWS=max(_ROWS, triton.next_power_of_2(group)), BLOCK=_BLOCK, NATIVE=native(),
+        BIAS=bias is not None, **dims,
     )  # fmt: skip
     _unite_kernel[(batch, n_heads)](
         o_part, m_part, o, lse, n_parts, d_v, n_heads, LN2,
@@ -52,10 +59,10 @@ def _parts(n_rows: int, width: int, q: torch.Tensor) -> int:
 
 @triton.jit
 def _parts_kernel(
-    q, k_cache, v_cache, slots, o_part, m_part, scale, width, part,
+    q, k_cache, v_cache, slots, bias, o_part, m_part, scale, log2e, width, part,
     slots_b, slots_h, k_s, k_h, v_s, v_h, d, d_v, n_heads, n_parts,
     G: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr,
-    NATIVE: tl.constexpr,
+    NATIVE: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
     b, g, p = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     row, dim, dim_v = tl.arange(0, ROWS), tl.arange(0, D), tl.arange(0, D_V)
@@ -75,7 +82,11 @@ def _parts_kernel(
             k_cache + slot[:, None] * k_s + g * k_h + dim[None, :],
             mask=there[:, None] & (dim < d)[None, :], other=0.0,
         )  # fmt: skip
-        s = tl.where(there[None, :], dot(q_tile, tl.trans(k), NATIVE) * scale, float("-inf"))
+        s = dot(q_tile, tl.trans(k), NATIVE) * scale
+        if BIAS:
+            add = tl.load(bias + b * slots_b + g * slots_h + at, mask=there & (at < width), other=0.0)
+            s += add[None, :] * log2e
+        s = tl.where(there[None, :], s, float("-inf"))
         new_top = tl.maximum(top, tl.max(s, 1))
         base = tl.where(new_top == float("-inf"), 0.0, new_top)
         w = tl.exp2(s - base[:, None])

@@ -30,7 +30,8 @@ def _decode(
         "v_cache": torch.randn(n_slots, n_kv, d, generator=rng),
     }
     floats = {name: x.to(device, dtype) for name, x in tensors.items()}
-    return {**floats, "slots": slots.to(device), "scale": d**-0.5}
+    bias = torch.randn(slots.shape, generator=rng).to(device) if n_kv == 3 else None
+    return {**floats, "slots": slots.to(device), "scale": d**-0.5, "bias": bias}
 
 
 def _cases(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, Any]]:

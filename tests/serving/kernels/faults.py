@@ -18,6 +18,7 @@ FAULTS = [
     Fault("paged.decode", "+ g * k_h", "+ 0 * k_h"),
     Fault("paged.decode", "(top + tl.log2(safe)) * ln2)", "top + tl.log2(safe))"),
     Fault("paged.decode", "head = g * G + row", "head = g + row * G"),
+    Fault("paged.decode", "s += add[None, :] * log2e", "s += add[None, :]"),
     Fault("actqkv.probe_query", "partial.sum(1) / d", "partial[:, 0] / d"),
     Fault(
         "actqkv.probe_query", "mask & (var > 0)[None, :]", "mask & (var >= 0)[None, :] & (var < 1)[None, :]"
@@ -34,4 +35,14 @@ FAULTS = [
     Fault("ems.assign", "here > best", "here >= best"),
     Fault("ems.merge", "start == end", "start >= end - 1"),
     Fault("ems.merge", "total * (length / ", "total * (1.0 / "),
+    Fault(
+        "deltallm.encode",
+        "r = tl.where(new, now, r)\n        tl.store(approximate",
+        "r = now\n        tl.store(approximate",
+    ),
+    Fault("deltallm.encode", "tl.maximum(n_sink, 1)", "n_sink"),
+    Fault("deltallm.run_ids", "r = tl.where(left > 0, now, r)", "r = now"),
+    Fault("deltallm.hybrid_attention", "- j[None, :] < local", "- j[None, :] <= local"),
+    Fault("deltallm.hybrid_attention", "& (start >= n_sink)", "& (start >= 0)"),
+    Fault("deltallm.hybrid_attention", "(first + BLOCK - 1 - start < local)", "(first - start < local)"),
 ]

@@ -1,0 +1,66 @@
+"""DeltaLLM: keys far from the query as thresholded differences, or as runs; formulas in `reference.py`.
+
+Chooses Triton where it runs, else the reference.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from .. import paged
+from . import reference
+from .reference import Runs, Sparsity, gather_runs, sparsity, thresholds
+
+__all__ = [
+    "Runs",
+    "Sparsity",
+    "attend_runs",
+    "encode",
+    "gather_runs",
+    "hybrid_attention",
+    "run_ids",
+    "sparsity",
+    "thresholds",
+]
+
+
+def encode(
+    k: torch.Tensor, limit: torch.Tensor, n_sink: int, state: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """See `reference.encode`."""
+    return _form(k).encode(k, limit, n_sink, state)
+
+
+def run_ids(k: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
+    """See `reference.run_ids`."""
+    return _form(k).run_ids(k, limit)
+
+
+def hybrid_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    approximate: torch.Tensor,
+    v: torch.Tensor,
+    local: int,
+    n_sink: int,
+    scale: float,
+) -> torch.Tensor:
+    """See `reference.hybrid_attention`."""
+    return _form(q).hybrid_attention(q, k, approximate, v, local, n_sink, scale)
+
+
+def attend_runs(q: torch.Tensor, runs: Runs, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of q [batch, heads, head_dim] over the runs, with ln m as bias: o as q, log-sum-exp [batch,
+    heads]."""
+    place = torch.arange(len(runs.k), device=q.device)
+    slots = torch.where(runs.mass > 0, place, -1).expand(len(q), -1, -1)
+    bias = runs.mass.clamp_min(1).log().expand(len(q), -1, -1)
+    return paged.decode(q, runs.k, runs.v, slots, scale, bias)
+
+
+def _form(x: torch.Tensor) -> Any:
+    if x.is_cuda and find_spec("triton"):
+        return import_module(f"{__name__}.kernel")
+    return reference

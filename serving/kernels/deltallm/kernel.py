@@ -1,0 +1,130 @@
+"""DeltaLLM's encoder, runs and hybrid prefill in Triton. Thresholds, state and sums are float32."""
+
+import torch
+import triton
+import triton.language as tl
+
+from ..base import empty
+from ..triton_parts import LOG2E, dot, native
+
+_CHANNELS = 32
+_BLOCK = 64
+
+
+def encode(
+    k: torch.Tensor, limit: torch.Tensor, n_sink: int, state: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As `reference.encode`: channels are independent lanes, tokens a loop."""
+    n, n_kv, d = k.shape
+    k = k.contiguous()
+    approximate = empty(n, n_kv, d, dtype=k.dtype, device=k.device)
+    changed = empty(n, n_kv, d, dtype=torch.int8, device=k.device)
+    end = empty(n_kv, d, dtype=k.dtype, device=k.device)
+    _encode_kernel[(triton.cdiv(n_kv * d, _CHANNELS),)](
+        k, limit.float().contiguous(), k if state is None else state.contiguous(), approximate, changed, end,
+        n, n_kv * d, n_sink, HAS_STATE=state is not None, CHANNELS=_CHANNELS,
+    )  # fmt: skip
+    return approximate, changed.bool(), end
+
+
+def run_ids(k: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
+    """As `reference.run_ids`: one program per KV head."""
+    n, n_kv, d = k.shape
+    ids = empty(n_kv, n, dtype=torch.int32, device=k.device)
+    _runs_kernel[(n_kv,)](
+        k.contiguous(), limit.float().contiguous(), ids, n, n_kv, d, D=triton.next_power_of_2(d)
+    )
+    return ids
+
+
+def hybrid_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    approximate: torch.Tensor,
+    v: torch.Tensor,
+    local: int,
+    n_sink: int,
+    scale: float,
+) -> torch.Tensor:
+    """As `reference.hybrid_attention`; a tile reads exact keys, or approximate ones, or at the edge both."""
+    (n, n_heads, d), n_kv, d_v = q.shape, k.shape[1], v.shape[2]
+    o = empty(n, n_heads, d_v, dtype=q.dtype, device=q.device)
+    _hybrid_kernel[(triton.cdiv(n, _BLOCK), n_heads)](
+        q.contiguous(), k.contiguous(), approximate.contiguous(), v.contiguous(), o, n, n_heads, n_kv, d, d_v,
+        local, n_sink, scale * LOG2E, G=n_heads // n_kv, D=max(16, triton.next_power_of_2(d)),
+        D_V=max(16, triton.next_power_of_2(d_v)), BLOCK=_BLOCK, NATIVE=native(),
+    )  # fmt: skip
+    return o
+
+
+@triton.jit
+def _encode_kernel(
+    k, limit, state, approximate, changed, end, n, size, n_sink,
+    HAS_STATE: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    c = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    mask = c < size
+    threshold = tl.load(limit + c, mask=mask, other=0.0)
+    n_exact = n_sink if HAS_STATE else tl.maximum(n_sink, 1)
+    r = tl.load(state + c, mask=mask, other=0.0).to(tl.float32)
+    for t in range(n):
+        now = tl.load(k + t * size + c, mask=mask, other=0.0).to(tl.float32)
+        new = (tl.abs(now - r) > threshold) | (t < n_exact)
+        r = tl.where(new, now, r)
+        tl.store(approximate + t * size + c, r, mask=mask)
+        tl.store(changed + t * size + c, new.to(tl.int8), mask=mask)
+    tl.store(end + c, r, mask=mask)
+
+
+@triton.jit
+def _runs_kernel(k, limit, ids, n, n_kv, d, D: tl.constexpr):
+    h, c = tl.program_id(0), tl.arange(0, D)
+    mask = c < d
+    threshold = tl.load(limit + h * d + c, mask=mask, other=0.0)
+    r = tl.load(k + h * d + c, mask=mask, other=0.0).to(tl.float32)
+    current = 0
+    for t in range(n):
+        now = tl.load(k + (t * n_kv + h) * d + c, mask=mask, other=0.0).to(tl.float32)
+        left = tl.max((tl.abs(now - r) > threshold).to(tl.int32), 0)
+        r = tl.where(left > 0, now, r)
+        current += left
+        tl.store(ids + h * n + t, current)
+
+
+@triton.jit
+def _hybrid_kernel(
+    q, k, approximate, v, o, n, n_heads, n_kv, d, d_v, local, n_sink, scale,
+    G: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr, BLOCK: tl.constexpr, NATIVE: tl.constexpr,
+):  # fmt: skip
+    first, head = tl.program_id(0) * BLOCK, tl.program_id(1)
+    g = head // G
+    i, dim, dim_v = first + tl.arange(0, BLOCK), tl.arange(0, D), tl.arange(0, D_V)
+    q_mask = (i < n)[:, None] & (dim < d)[None, :]
+    q_tile = tl.load(q + (i[:, None] * n_heads + head) * d + dim[None, :], mask=q_mask, other=0.0)
+    top = tl.full([BLOCK], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    acc = tl.zeros([BLOCK, D_V], tl.float32)
+    for start in range(0, tl.minimum(first + BLOCK, n), BLOCK):
+        j = start + tl.arange(0, BLOCK)
+        k_at = (j[None, :] * n_kv + g) * d + dim[:, None]
+        k_mask = (j < n)[None, :] & (dim < d)[:, None]
+        near = (i[:, None] - j[None, :] < local) | (j < n_sink)[None, :]
+        far_tile = (first - (start + BLOCK - 1) >= local) & (start >= n_sink)
+        near_tile = (first + BLOCK - 1 - start < local) | (start + BLOCK <= n_sink)
+        s = tl.zeros([BLOCK, BLOCK], tl.float32)
+        if not far_tile:
+            s = dot(q_tile, tl.load(k + k_at, mask=k_mask, other=0.0), NATIVE)
+        if not near_tile:
+            delta = dot(q_tile, tl.load(approximate + k_at, mask=k_mask, other=0.0), NATIVE)
+            s = tl.where(near, s, delta)
+        s = tl.where((j[None, :] <= i[:, None]) & (j < n)[None, :], s * scale, float("-inf"))
+        new_top = tl.maximum(top, tl.max(s, 1))
+        w = tl.exp2(s - new_top[:, None])
+        fade = tl.exp2(top - new_top)
+        v_mask = (j < n)[:, None] & (dim_v < d_v)[None, :]
+        value = tl.load(v + (j[:, None] * n_kv + g) * d_v + dim_v[None, :], mask=v_mask, other=0.0)
+        acc = acc * fade[:, None] + dot(w.to(value.dtype), value, NATIVE)
+        total = total * fade + tl.sum(w, 1)
+        top = new_top
+    o_mask = (i < n)[:, None] & (dim_v < d_v)[None, :]
+    tl.store(o + (i[:, None] * n_heads + head) * d_v + dim_v[None, :], acc / total[:, None], mask=o_mask)

@@ -1,0 +1,166 @@
+"""DeltaLLM's laws in float64: how far keys and outputs are off, and that runs approximate no further."""
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: make test-sglang runs this")
+
+from abduce.serving.kernels import deltallm  # noqa: E402
+from abduce.serving.kernels.deltallm import reference  # noqa: E402
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def rotated(x, theta=10000.0):
+    """Rotary positions: x [n, heads, d]."""
+    n, _, d = x.shape
+    angle = torch.arange(n)[:, None] * theta ** (-torch.arange(0, d, 2).double() / d)
+    cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+    a, b = x[..., : d // 2], x[..., d // 2 :]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+def slow(n=512, n_kv=1, d=64, rho=0.98, seed=0, rotate=True):
+    """AR(1) keys of unit variance."""
+    k = torch.randn(n, n_kv, d, generator=rng(seed), dtype=torch.float64)
+    for t in range(1, n):
+        k[t] = rho * k[t - 1] + (1 - rho**2) ** 0.5 * k[t]
+    return rotated(k) if rotate else k
+
+
+def test_no_key_is_further_off_than_its_threshold():
+    k = slow(200, 2)
+    limit = deltallm.thresholds(k)
+    approximate, changed, _ = deltallm.encode(k, limit, 4)
+    assert ((k - approximate).abs() <= limit).all()
+    assert torch.equal(approximate[:4], k[:4])
+    assert changed[:4].all()
+    assert 0.3 < (~changed).double().mean() < 0.95
+
+
+def test_scores_by_differences_are_the_scores_of_the_approximate_keys():
+    k = slow(100)
+    approximate, changed, _ = deltallm.encode(k, deltallm.thresholds(k), 4)
+    q = torch.randn(64, generator=rng(1), dtype=torch.float64)
+    step = torch.diff(approximate[:, 0], dim=0, prepend=torch.zeros(1, 64).double())
+    assert (step[~changed[:, 0]] == 0).all()
+    torch.testing.assert_close((step @ q).cumsum(0), approximate[:, 0] @ q, rtol=1e-12, atol=1e-12)
+
+
+def test_parts_give_what_the_whole_gives():
+    k = slow(90, 2)
+    limit = deltallm.thresholds(k)
+    whole = deltallm.encode(k, limit, 4)
+    first = deltallm.encode(k[:37], limit, 4)
+    rest = deltallm.encode(k[37:], limit, 0, first[2])
+    assert torch.equal(torch.cat([first[0], rest[0]]), whole[0])
+    assert torch.equal(torch.cat([first[1], rest[1]]), whole[1])
+    assert torch.equal(rest[2], whole[2])
+
+
+def test_the_extremes_of_the_threshold():
+    k = slow(60)
+    assert torch.equal(deltallm.encode(k, torch.zeros(1, 64), 0)[0], k)
+    constant = deltallm.encode(k, torch.full((1, 64), torch.inf), 4)[0]
+    assert (constant[4:] == k[3]).all()
+
+
+def attention(k, approximate, v, q, local, n_sink):
+    return deltallm.hybrid_attention(q, k, approximate, v, local, n_sink, 64**-0.5)
+
+
+def test_the_output_is_within_its_bound():
+    for seed in range(4):
+        k = slow(120, seed=seed)
+        g = rng(seed + 50)
+        q, v = (torch.randn(120, 1, 64, generator=g, dtype=torch.float64) for _ in range(2))
+        limit = deltallm.thresholds(k, 0.1)
+        approximate, _, _ = deltallm.encode(k, limit, 4)
+        off = (attention(k, approximate, v, q, 16, 4) - attention(k, k, v, q, 16, 4)).abs().amax((1, 2))
+        epsilon = 64**-0.5 * (q[:, 0].abs() * limit[0]).sum(-1)
+        largest = v.abs().amax((1, 2)).cummax(0).values
+        assert (off <= (torch.exp(2 * epsilon) - 1) * largest).all()
+        assert off.max() > 0
+
+
+def test_a_window_over_everything_is_exact():
+    k = slow(70)
+    q, v = slow(70, seed=1), slow(70, seed=2)
+    approximate, _, _ = deltallm.encode(k, deltallm.thresholds(k), 0)
+    assert torch.equal(attention(k, approximate, v, q, 70, 0), attention(k, k, v, q, 1, 0))
+
+
+def test_runs_are_attention_over_the_approximate_keys():
+    k, v = slow(200, 2, rotate=False), slow(200, 2, seed=3)
+    ids = deltallm.run_ids(k, deltallm.thresholds(k, 2.0))
+    runs = deltallm.gather_runs(k, v, ids)
+    assert runs.mass.sum(1).tolist() == [200.0, 200.0]
+    assert len(runs.k) < 150
+    q = torch.randn(3, 4, 64, generator=rng(9), dtype=torch.float64)
+    out, lse = deltallm.attend_runs(q, runs, 0.125)
+    for h in range(4):
+        approximate = runs.k[ids[h // 2].long(), h // 2]
+        s = q[:, h] @ approximate.T * 0.125
+        torch.testing.assert_close(out[:, h], torch.softmax(s, -1) @ v[:, h // 2], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(lse[:, h], torch.logsumexp(s, -1), rtol=1e-12, atol=1e-12)
+
+
+def test_each_key_of_a_run_is_near_its_first():
+    k = slow(150, 2)
+    limit = deltallm.thresholds(k, 2.5)
+    ids = deltallm.run_ids(k, limit)
+    runs = deltallm.gather_runs(k, k, ids)
+    for h in range(2):
+        assert ((k[:, h] - runs.k[ids[h].long(), h]).abs() <= limit[h]).all()
+        assert set(ids[h].diff().tolist()) <= {0, 1}
+
+
+def previous_token(k, limit):
+    """The same with differences to the token before: the control, whose errors add up."""
+    approximate = k.clone()
+    for t in range(1, len(k)):
+        step = k[t] - k[t - 1]
+        approximate[t] = approximate[t - 1] + torch.where(step.abs() > limit, step, 0.0)
+    return approximate
+
+
+def off(rho, theta, local, n_sink, encoder):
+    errors, shares = [], []
+    for seed in range(3):
+        k = slow(rho=rho, seed=seed)
+        q, v = slow(rho=rho, seed=seed + 9), slow(rho=rho, seed=seed + 30, rotate=False)
+        limit = torch.full((1, 64), theta).double()
+        approximate, changed, _ = deltallm.encode(k, limit, n_sink)
+        if encoder == "previous":
+            approximate = previous_token(k, limit)
+        exact = attention(k, k, v, q, 1, 0)
+        errors.append((attention(k, approximate, v, q, local, n_sink) - exact).norm() / exact.norm())
+        shares.append(deltallm.sparsity(changed, max(local, 1), n_sink).work)
+    return float(sum(errors)) / 3, sum(shares) / 3
+
+
+@pytest.mark.parametrize(
+    ("rho", "settings"),
+    [
+        (0.9, [(0, 0, 0.053, 0.65), (64, 0, 0.037, 0.49), (128, 4, 0.028, 0.36)]),
+        (0.98, [(0, 0, 0.037, 0.83), (64, 0, 0.027, 0.64), (128, 4, 0.020, 0.46)]),
+    ],
+)
+def test_errors_and_sparsity_of_slowly_changing_keys(rho, settings):
+    measured = [off(rho, 0.5, local, n_sink, "accumulated") for local, n_sink, *_ in settings]
+    for (error, share), (_, _, known_error, known_share) in zip(measured, settings, strict=True):
+        assert share == pytest.approx(known_share, abs=0.03)
+        assert error == pytest.approx(known_error, rel=0.15)
+    assert measured[0][0] > measured[1][0] > measured[2][0]
+    assert off(rho, 1.0, 64, 0, "accumulated")[0] > measured[1][0]
+    assert off(rho, 0.5, 0, 0, "previous")[0] >= 3 * measured[0][0]
+
+
+def test_sparsity_counts_window_and_sinks_as_dense():
+    changed = torch.zeros(10, 1, 4, dtype=torch.bool)
+    assert deltallm.sparsity(changed, 10, 0).work == 0
+    assert deltallm.sparsity(changed, 1, 0).work == pytest.approx(45 / 55)
+    assert deltallm.sparsity(changed, 1, 10).work == 0
+    assert deltallm.sparsity(changed, 1, 0).tokens == 1
+    assert reference.sparsity(~changed, 1, 0).elements == 0
