@@ -45,4 +45,14 @@ FAULTS = [
     Fault("deltallm.hybrid_attention", "- j[None, :] < local", "- j[None, :] <= local"),
     Fault("deltallm.hybrid_attention", "& (start >= n_sink)", "& (start >= 0)"),
     Fault("deltallm.hybrid_attention", "(first + BLOCK - 1 - start < local)", "(first - start < local)"),
+    Fault("flash_lla.forward_and_backward", "p * (1 - a)).to(", "p).to("),
+    Fault(
+        "flash_lla.forward_and_backward",
+        "c * (against - slope[:, None] * k_mean) + solved",
+        "c * against + solved",
+    ),
+    Fault("flash_lla.forward_and_backward", "p * (beside - away)", "p * (beside + away)"),
+    Fault("flash_lla.forward_and_backward", "first + N - 1 + window", "first + window"),
+    Fault("flash_lla.decode", "new = tl.maximum(highest, tl.max(s, 0))", "new = tl.max(s, 0)"),
+    Fault("flash_lla.decode", "key - shift[None, :]", "key"),
 ]

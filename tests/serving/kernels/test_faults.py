@@ -1,4 +1,4 @@
-"""The negative control of the conformance cases: kernels with a seeded fault must fail them."""
+"""The negative control of the conformance cases: kernels with a seeded fault must fail what they pass."""
 
 import faulthandler
 import importlib.util
@@ -38,11 +38,6 @@ def test_it_is_caught(fault, tmp_path):
     faulty = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(faulty)
     assert caught(kernel, getattr(faulty, kernel.fast.__name__))
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_without_a_fault_nothing_is_caught(name):
-    assert not caught(ALL[name], ALL[name].fast)
 
 
 def caught(kernel, fast):

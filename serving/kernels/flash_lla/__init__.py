@@ -1,0 +1,43 @@
+"""Local linear attention: softmax attention corrected by a local regression; formulas in `reference.py`.
+
+Chooses Triton where it runs, else the reference.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from . import reference
+
+
+def flash_lla(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lam: torch.Tensor, scale: float, window: int = 0
+) -> torch.Tensor:
+    """See `reference.flash_lla`. Raises ValueError for a ridge that is not positive."""
+    if not bool((lam > 0).all()):
+        raise ValueError(
+            "local linear attention: the ridge must be positive. Write e.g. 1e-4 for almost none."
+        )
+    out: torch.Tensor = _form(q).flash_lla(q, k, v, lam, scale, window)
+    return out
+
+
+def decode(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    slots: torch.Tensor,
+    lam: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """See `reference.decode`."""
+    out: torch.Tensor = _form(q).decode(q, k_cache, v_cache, slots, lam, scale)
+    return out
+
+
+def _form(x: torch.Tensor) -> Any:
+    if x.is_cuda and find_spec("triton"):
+        return import_module(f"{__name__}.kernel")
+    return reference
