@@ -55,4 +55,8 @@ FAULTS = [
     Fault("flash_lla.forward_and_backward", "first + N - 1 + window", "first + window"),
     Fault("flash_lla.decode", "new = tl.maximum(highest, tl.max(s, 0))", "new = tl.max(s, 0)"),
     Fault("flash_lla.decode", "key - shift[None, :]", "key"),
+    Fault("hogwild.attend", "q_b.to(tl.float32) * c + q_a", "q_b.to(tl.float32) * c - q_a"),
+    Fault("hogwild.attend", "j[None, :] <= place[:, None]", "j[None, :] < place[:, None]"),
+    Fault("hogwild.attend", "tl.max(place, 0) + 1", "tl.max(place, 0)"),
+    Fault("hogwild.attend", "view = (f * n_workers + w) * S + new", "view = (f * n_workers + w) * S"),
 ]
