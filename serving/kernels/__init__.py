@@ -13,7 +13,7 @@ from importlib import import_module
 
 from .base import Kernel
 
-METHODS = ("paged", "actqkv", "ems", "deltallm", "flash_lla", "hogwild")
+METHODS = ("paged", "actqkv", "ems", "deltallm", "flash_lla", "hogwild", "localleap")
 """The folders, in the order in which they are tested."""
 
 

@@ -59,4 +59,7 @@ FAULTS = [
     Fault("hogwild.attend", "j[None, :] <= place[:, None]", "j[None, :] < place[:, None]"),
     Fault("hogwild.attend", "tl.max(place, 0) + 1", "tl.max(place, 0)"),
     Fault("hogwild.attend", "view = (f * n_workers + w) * S + new", "view = (f * n_workers + w) * S"),
+    Fault("localleap.predict", "here > best", "here >= best"),
+    Fault("localleap.predict", "total * tl.exp2((best - base) * log2e)", "total"),
+    Fault("localleap.predict", 'other=float("-inf")', "other=0.0"),
 ]
