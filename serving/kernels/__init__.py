@@ -13,7 +13,7 @@ from importlib import import_module
 
 from .base import Kernel
 
-METHODS = ("paged", "actqkv", "ems", "deltallm", "flash_lla", "hogwild", "localleap")
+METHODS = ("paged", "actqkv", "ems", "deltallm", "flash_lla", "hogwild", "localleap", "engram")
 """The folders, in the order in which they are tested."""
 
 

@@ -54,9 +54,8 @@ def disagreement(kernel: Kernel, arguments: Mapping[str, Any]) -> float:
 
     A NaN anywhere is infinite. Integer outputs (indices, maps) must be equal.
     """
-    dtype = next(x.dtype for x in arguments.values() if torch.is_tensor(x) and x.is_floating_point())
     exact = {name: _as(x, torch.float64) for name, x in arguments.items()}
-    limit = TOLERANCE[dtype] * kernel.slack
+    limit = _limit(kernel, arguments)
     worst = 0.0
     with poisoned():
         got = _tuple(kernel.fast(**arguments))
@@ -67,12 +66,11 @@ def disagreement(kernel: Kernel, arguments: Mapping[str, Any]) -> float:
 
 def gradient_disagreement(kernel: Kernel, arguments: Mapping[str, Any]) -> float:
     """As `disagreement`, of the gradients by `kernel.gradients` of a fixed random sum of the outputs."""
-    dtype = next(x.dtype for x in arguments.values() if torch.is_tensor(x) and x.is_floating_point())
     exact = {name: _as(x, torch.float64) for name, x in arguments.items()}
     with poisoned():
         got = _gradients(kernel.fast, dict(arguments), kernel.gradients)
     should = _gradients(kernel.reference, exact, kernel.gradients)
-    limit = TOLERANCE[dtype] * kernel.slack
+    limit = _limit(kernel, arguments)
     return max(_error(g, s, limit) for g, s in zip(got, should, strict=True))
 
 
@@ -100,6 +98,11 @@ def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor
 
 
 # ---------------------------------------------------------------- details
+
+
+def _limit(kernel: Kernel, arguments: Mapping[str, Any]) -> float:
+    floats = (x.dtype for x in arguments.values() if torch.is_tensor(x) and x.is_floating_point())
+    return TOLERANCE[next(floats, torch.float64)] * kernel.slack
 
 
 def _as(x: Any, dtype: torch.dtype) -> Any:

@@ -62,4 +62,10 @@ FAULTS = [
     Fault("localleap.predict", "here > best", "here >= best"),
     Fault("localleap.predict", "total * tl.exp2((best - base) * log2e)", "total"),
     Fault("localleap.predict", 'other=float("-inf")', "other=0.0"),
+    Fault("engram.hash_rows", "mix = mix ^ (", "mix = mix + ("),
+    Fault("engram.lookup", "tl.program_id(0).to(tl.int64) * ROWS", "tl.program_id(0).to(tl.int64) * 4"),
+    Fault("engram.gate", "(branches + 1) + branches) * d", "(branches + 1) + m) * d"),
+    Fault("engram.gate", "tl.where(g < 0, -root, 0.0)", "-root"),
+    Fault("engram.short_conv", "mask=mask & (at < 0)", "mask=mask & (at < 1)"),
+    Fault("engram.short_conv", "(TAPS - 1 - tap) * dilation", "(TAPS - 1 - tap)"),
 ]
