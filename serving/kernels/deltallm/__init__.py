@@ -18,6 +18,7 @@ __all__ = [
     "Sparsity",
     "attend_runs",
     "encode",
+    "extend_runs",
     "gather_runs",
     "hybrid_attention",
     "run_ids",
@@ -36,6 +37,12 @@ def encode(
 def run_ids(k: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
     """See `reference.run_ids`."""
     return _form(k).run_ids(k, limit)
+
+
+def extend_runs(runs: Runs, k: torch.Tensor, v: torch.Tensor, limit: torch.Tensor) -> Runs:
+    """See `reference.extend_runs`; limit is Θ [kv_heads, head_dim]."""
+    ids = run_ids(torch.cat([reference.last_keys(runs), k]), limit)
+    return reference.extend_runs(runs, k, v, ids[:, 1:])
 
 
 def hybrid_attention(

@@ -95,6 +95,32 @@ def gather_runs(k: torch.Tensor, v: torch.Tensor, ids: torch.Tensor) -> Runs:
     return Runs(keys.transpose(0, 1), mean.transpose(0, 1).to(v.dtype), mass)
 
 
+def last_keys(runs: Runs) -> torch.Tensor:
+    """The key of each head's last run, [1, kv_heads, head_dim]."""
+    head = torch.arange(runs.k.shape[1], device=runs.k.device)
+    return runs.k[(runs.mass > 0).sum(1) - 1, head][None]
+
+
+def extend_runs(runs: Runs, k: torch.Tensor, v: torch.Tensor, ids: torch.Tensor) -> Runs:
+    """The runs after more tokens k, v [n, kv_heads, head_dim]: what all at once would have given.
+
+    ids int32 [kv_heads, n] is `run_ids` of `last_keys` and k, without its first column.
+    """
+    wide = runs.mass.dtype
+    at = (runs.mass > 0).sum(1, keepdim=True) - 1 + ids.long()
+    more = (0, int(at.max()) + 1 - runs.mass.shape[1])
+    mass = torch.nn.functional.pad(runs.mass, more)
+    held = torch.nn.functional.pad(runs.v.transpose(0, 1).to(wide), (0, 0, *more)) * mass[..., None]
+    mass = mass.scatter_add(1, at, torch.ones_like(at, dtype=wide))
+    total = held.scatter_add(1, at[..., None].expand(-1, -1, v.shape[2]), v.transpose(0, 1).to(wide))
+    keys = torch.nn.functional.pad(runs.k.transpose(0, 1), (0, 0, *more))
+    begins = torch.diff(ids, dim=1, prepend=torch.zeros_like(ids[:, :1])) > 0
+    rows, tokens = begins.nonzero(as_tuple=True)
+    keys[rows, at[rows, tokens]] = k[tokens, rows]
+    mean = total / mass.clamp_min(1)[..., None]
+    return Runs(keys.transpose(0, 1), mean.transpose(0, 1).to(v.dtype), mass)
+
+
 def hybrid_attention(
     q: torch.Tensor,
     k: torch.Tensor,

@@ -12,14 +12,33 @@ import torch
 from . import reference
 from .reference import Config, Entries, classify, global_local_score
 
-__all__ = ["Config", "Entries", "attend", "classify", "compress", "global_local_score", "score"]
+__all__ = [
+    "Config",
+    "Entries",
+    "attend",
+    "classify",
+    "column_sums",
+    "compress",
+    "global_local_score",
+    "score",
+]
 
 
 def score(q: torch.Tensor, k: torch.Tensor, config: Config, scale: float) -> torch.Tensor:
     """s [kv_heads, n] of the keys k [n, kv_heads, head_dim], by the last queries q [n_q, heads, head_dim]."""
-    lse = reference.row_lse(q, k, scale)
-    global_, local = _form(q).column_sums(q, k, lse, config.window, scale)
+    global_, local = column_sums(q, k, config.window, scale)
     return global_local_score(global_, local, len(q))
+
+
+def column_sums(
+    q: torch.Tensor, k: torch.Tensor, window: int, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """sG and sL [kv_heads, n], see `reference.column_sums`. Of a prompt that is read in parts, the sG of its
+    parts add up."""
+    sums: tuple[torch.Tensor, torch.Tensor] = _form(q).column_sums(
+        q, k, reference.row_lse(q, k, scale), window, scale
+    )
+    return sums
 
 
 def compress(

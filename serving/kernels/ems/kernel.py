@@ -8,6 +8,7 @@ from ..base import empty
 from ..triton_parts import LOG2E, dot, native
 
 _BLOCK = 64
+_PAIRS = 32  # four tiles of unit vectors are held at once
 
 
 def column_sums(
@@ -33,10 +34,11 @@ def assign(
     m, n_tokens, d_v = centres.shape[1], tokens.shape[1], v.shape[2]
     target = empty(n_kv, n_tokens, dtype=torch.int64, device=k.device)
     if n_tokens:
-        _assign_kernel[(triton.cdiv(n_tokens, _BLOCK), n_kv)](
+        _assign_kernel[(triton.cdiv(n_tokens, _PAIRS), n_kv)](
             k.contiguous(), v.contiguous(), centres.contiguous(), tokens.contiguous(), target,
             n_tokens, m, n_kv, d, d_v, tau,
-            D=max(16, triton.next_power_of_2(d)), D_V=max(16, triton.next_power_of_2(d_v)), BLOCK=_BLOCK,
+            D=max(16, triton.next_power_of_2(d)), D_V=max(16, triton.next_power_of_2(d_v)), BLOCK=_PAIRS,
+            NATIVE=native(),
         )  # fmt: skip
     return target
 
@@ -101,7 +103,7 @@ def _unit(pointer, row, there, h, n_kv, d, D: tl.constexpr):
 @triton.jit
 def _assign_kernel(
     k, v, centres, tokens, target, n_tokens, m, n_kv, d, d_v, tau,
-    D: tl.constexpr, D_V: tl.constexpr, BLOCK: tl.constexpr,
+    D: tl.constexpr, D_V: tl.constexpr, BLOCK: tl.constexpr, NATIVE: tl.constexpr,
 ):  # fmt: skip
     h = tl.program_id(1)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -113,8 +115,7 @@ def _assign_kernel(
         y = start + tl.arange(0, BLOCK)
         centre = tl.load(centres + h * m + y, mask=y < m, other=0)
         k_y, v_y = _unit(k, centre, y < m, h, n_kv, d, D), _unit(v, centre, y < m, h, n_kv, d_v, D_V)
-        cos_k = tl.dot(k_x, tl.trans(k_y), input_precision="ieee")
-        cos_v = tl.dot(v_x, tl.trans(v_y), input_precision="ieee")
+        cos_k, cos_v = dot(k_x, tl.trans(k_y), NATIVE), dot(v_x, tl.trans(v_y), NATIVE)
         r = tl.where((cos_k > 0) & (cos_v > 0) & (y < m)[None, :], cos_k * cos_v, -1.0)
         here = tl.max(r, 1)
         first = tl.argmax(r, 1, tie_break_left=True) + start
