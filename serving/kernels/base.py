@@ -97,6 +97,20 @@ def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor
     return made
 
 
+# ---------------------------------------------------------------- peers
+
+
+def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **_: Any) -> torch.Tensor:
+    """PyTorch's own causal attention on [batch, tokens, heads, head_dim], or without batch: what others are
+    measured beside."""
+    if q.dim() == 3:
+        q, k, v = (x.unsqueeze(0) for x in (q, k, v))
+    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+    return torch.nn.functional.scaled_dot_product_attention(
+        *heads_first, is_causal=True, enable_gqa=q.shape[2] != k.shape[2]
+    )
+
+
 # ---------------------------------------------------------------- details
 
 

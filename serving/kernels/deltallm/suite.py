@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..base import Kernel, Work
+from ..base import Kernel, Work, dense
 from . import kernel, reference
 
 
@@ -88,5 +88,6 @@ KERNELS = (
         _prefills,
         lambda device: _attended(torch.bfloat16, device, 8192, 8, 4, 128, 128, 4),
         _attention,
+        peers={"exact keys (SDPA)": dense},
     ),
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..base import Kernel, Work
+from ..base import Kernel, Work, dense
 from . import kernel, reference
 
 
@@ -113,6 +113,7 @@ KERNELS = (
         _sequences,
         lambda device: _attended(torch.bfloat16, device, 8192, 8192, 8, 4, 128, 32),
         _columns_work,
+        peers={"the prompt's attention (SDPA)": lambda q, k, **_: dense(q, k, k)},
     ),
     Kernel(
         "ems.assign",

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..base import Kernel, Work
+from ..base import Kernel, Work, dense
 from . import kernel, reference
 
 
@@ -90,6 +90,7 @@ KERNELS = (
         lambda device: _arguments(torch.bfloat16, device, 1, 4096, 4096, 16, 1, 64, 1.0),
         _work,
         gradients=("q", "k", "v", "lam"),
+        peers={"softmax attention (SDPA)": dense},
         slack=3.0,  # an iterative solve: its floor in float32 is above that of a sum
     ),
     Kernel(

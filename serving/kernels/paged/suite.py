@@ -45,6 +45,16 @@ def _cases(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, Any]]
         yield _decode(dtype, device, 3, width, n_kv, group, d, shared)
 
 
+def _gathered(
+    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor, **_: Any
+) -> Any:
+    heads = torch.arange(k_cache.shape[1], device=q.device)[:, None]
+    listed = slots.clamp_min(0).long()
+    k, v = (x[listed, heads] for x in (k_cache, v_cache))
+    mask = (slots >= 0).repeat_interleave(q.shape[1] // k.shape[1], 1).unsqueeze(2)
+    return torch.nn.functional.scaled_dot_product_attention(q.unsqueeze(2), k, v, mask, enable_gqa=True)
+
+
 def _work(a: Mapping[str, Any]) -> Work:
     batch, n_heads, d = a["q"].shape
     n_kv = a["k_cache"].shape[1]
@@ -61,5 +71,6 @@ KERNELS = (
         _cases,
         lambda device: _decode(torch.bfloat16, device, 16, 8192, 8, 4, 128, False),
         _work,
+        peers={"torch: gather, then SDPA": _gathered},
     ),
 )

@@ -1,7 +1,7 @@
 """Compile the kernels of a method for a Hopper GPU, without one: python compile_for_hopper.py METHOD.
 
 Their launchers run on CPU tensors; a launch compiles what it would launch. Prints a line of JSON a kernel:
-its name and the shared memory it takes, in bytes. No values are computed: what comes out of a launcher is waste.
+its name and the shared memory it takes, in bytes. No values are computed.
 """
 
 import json

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed: make test-sglang runs this")
 pytest.importorskip("triton", reason="triton is not installed: make test-sglang runs this")
 
-from abduce.serving.kernels import METHODS  # noqa: E402
+from abduce.serving.kernels import METHODS
 
 SHARED_BYTES = 227 * 1024  # of a streaming multiprocessor, for one block
 
