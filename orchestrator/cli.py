@@ -1,4 +1,4 @@
-"""The command line: a command is carried out, and what becomes of errors. `cli_parser.py` says what may be
+"""The command line: a command is carried out, and what becomes of errors. `arguments/` says what may be
 typed; each command is a file of `commands/`.
 
 Exit codes: 0 solved or shown, 1 no result (an engine failed, a budget was too small), 2 a mistake in what was
@@ -15,7 +15,7 @@ from importlib import import_module
 from ..serving import redact
 from ..serving.errors import AbduceError, UsageError
 from ..serving.settings import register_secrets
-from .cli_parser import parser
+from .arguments import parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

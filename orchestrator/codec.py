@@ -15,6 +15,8 @@ from typing import Any
 
 import orjson
 
+from ..memory.checking import load_entry
+from ..serving.entries import Match
 from ..serving.errors import BudgetExhausted, JournalError
 from ..serving.flow import (
     Ask,
@@ -120,14 +122,18 @@ def _completion(row: dict[str, Any]) -> Completion:
     return Completion(**row | {"log_weight": float(row["log_weight"])})
 
 
+def _match(row: dict[str, Any]) -> Match:
+    return Match(load_entry(row["entry"]), float(row["score"]), row["why"])
+
+
 _REPLIES: dict[type, Callable[[Any], Any]] = {
     Generate: lambda rows: tuple(map(_completion, rows)),
     LogProb: lambda row: LogLikelihood(_numbers(row["logprobs"])),
     Hidden: _numbers,
     Rate: float,
     CallTool: lambda row: ToolResult(**row),
-    Recall: tuple,
-    Remember: lambda _: None,
+    Recall: lambda rows: tuple(map(_match, rows)),
+    Remember: int,
     Ask: str,
     tuple: lambda row: (tuple(row[0]), tuple(map(tuple, row[1]))),  # of a race: see `Driver._race`
 }

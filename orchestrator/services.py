@@ -13,7 +13,9 @@ from difflib import get_close_matches
 from typing import Any, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
+from ..memory.base import Store
 from ..serving.base import Engine, Served
+from ..serving.entries import Match
 from ..serving.errors import EngineError
 from ..serving.flow import (
     Ask,
@@ -53,18 +55,6 @@ class Tool(Protocol):
         ...
 
 
-class Memory(Protocol):
-    """What the driver needs of a memory store."""
-
-    async def recall(self, query: str, k: int) -> tuple[str, ...]:
-        """The `k` entries most useful for the query."""
-        ...
-
-    async def remember(self, text: str) -> None:
-        """Store an entry."""
-        ...
-
-
 Human: TypeAlias = Callable[[str, Sequence[str]], Awaitable[str]]
 """Asked a question, with the choices there are; answers."""
 
@@ -84,7 +74,7 @@ class Services:
 
     engines: Mapping[str, Engine] = field(default_factory=dict)
     tools: Mapping[str, Tool] = field(default_factory=dict)
-    memory: Memory | None = None
+    memory: Store | None = None
     human: Human | None = None
     redraw: int = 0  # other than 0: samples differ from those that the same seeds would give
 
@@ -121,6 +111,8 @@ class Switchboard:
         if self._services.redraw:
             seed = derive(seed, "redraw", self._services.redraw)
         engine = self._services.engine(request.model)
+        if request.workers is not None and "workers" not in engine.capabilities:
+            raise EngineError(f"The engine {engine.name!r} cannot let workers write side by side.")
         if self._concurrency is None and engine.max_concurrency is None:
             return await engine.generate(request, seed=seed)
         async with self._turn(engine, path):
@@ -167,10 +159,14 @@ class Switchboard:
     async def _memory(self, request: Recall | Remember, path: Path) -> Served[Any]:
         if self._services.memory is None:
             raise EngineError("This run has no memory. Give it one: Services(memory=…).")
+        store = self._services.memory
         if isinstance(request, Recall):
-            return Served(await self._services.memory.recall(request.query, request.k), Usage())
-        await self._services.memory.remember(request.text)
-        return Served(None, Usage())
+            return Served(await recalled(store, request), Usage())
+        entries = request.entries
+        made = await (store.write(entries, reason=request.reason) if entries else store.version())
+        if request.credit:
+            await store.credit(request.credit)
+        return Served(made, Usage())
 
     async def _human(self, request: Ask, path: Path) -> Served[Any]:
         if self._services.human is None:
@@ -186,6 +182,16 @@ class Switchboard:
         async with self._gates.get(id(engine)) or nullcontext(), _gate(engine) or nullcontext():
             self.waiting.discard(path)
             yield
+
+
+async def recalled(store: Store, request: Recall) -> tuple[Match, ...]:
+    """What a store has for a request."""
+    if request.names:
+        return tuple(Match(entry, 1.0, "by its name") for entry in await store.get(request.names))
+    if request.query or request.k:
+        return await store.search(request.query, request.k, kinds=request.kinds)
+    found = await store.everything(kinds=request.kinds)
+    return tuple(Match(entry, 1.0, "every entry") for entry in found if entry.status == "active")
 
 
 _SERVICES: dict[type, Callable[[Switchboard, Any, Path], Coroutine[Any, Any, Served[Any]]]] = {

@@ -6,7 +6,6 @@ Recipe ──compile_workflow──► Workflow ──graph.py──► StateGra
                               Result        one journal, one trace, one budget for the whole run
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ..memory.base import Memory
-from ..memory.notes import Notes
-from ..serving import registry, settings
+from ..memory.base import Store
+from ..memory.registry import open_store
+from ..serving import registry
 from ..serving.errors import SearchEnded, UnknownName, UsageError
 from ..serving.flow import Usage
 from ..serving.seeds import derive
@@ -155,7 +154,7 @@ def compile_workflow(
     recipe: "Recipe",
     *,
     functions: Mapping[str, Callable[..., Any]] | None = None,
-    memory: Memory | None = None,
+    memory: Store | None = None,
 ) -> Workflow:
     """The workflow of a recipe. `functions` are those that its `call` steps name; `memory` takes the place
     of the one that it names. Raises UsageError for what does not exist or does not fit."""
@@ -163,7 +162,7 @@ def compile_workflow(
     called = {step.function for step in recipe.nodes.values() if isinstance(step, Call)}
     tools = {name: AsTool(name, _function(name, functions or {})) for name in called}
     if memory is None and recipe.memory is not None:
-        memory = notes(recipe.memory.store)
+        memory = open_store(recipe.memory.store, embedder=recipe.memory.embedder)
 
     def equipped(services: Services) -> Services:
         return replace(services, tools={**services.tools, **tools}, memory=memory)
@@ -202,14 +201,6 @@ def as_workflow(pipeline: Pipeline) -> Workflow:
         pipeline.settings,
         pipeline.seed,
     )
-
-
-def notes(name: str) -> Memory:
-    """The memory of that name, a file among this user's own. Raises UsageError for a path: a recipe from
-    elsewhere must not say where to write."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise UsageError(f"memory.store must be the name of a file such as concepts.db, got {name!r:.80}.")
-    return Notes(settings.home() / "memory" / name)
 
 
 def _function(name: str, given: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:

@@ -23,8 +23,8 @@ its seed and its replies, resuming is replaying, and a test needs no model:
 | `Hidden`   | `tuple[float, ...]`, state of the last token   |
 | `Rate`     | `float`, the reward model's score              |
 | `CallTool` | `ToolResult`                                   |
-| `Recall`   | `tuple[str, ...]`, what the memory found       |
-| `Remember` | `None`                                         |
+| `Recall`   | `tuple[Match, ...]`, what the memory found     |
+| `Remember` | `int`, the memory's version after it           |
 | `Ask`      | `str`, what the human said                     |
 | `Note`     | `None`                                         |
 | `Wait`     | the value of the promise, once it is given     |
@@ -39,6 +39,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from .constraints import Constraint
+from .entries import Entry
+from .workers import Workers
 
 T = TypeVar("T")
 
@@ -107,13 +109,15 @@ class Prompt:
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn. The defaults sample the model's own distribution (no top-k, no top-p)
-    at temperature 0.8, the setting of the particle-filtering paper (arXiv 2502.01618)."""
+    at temperature 0.8, the setting of the particle-filtering paper (arXiv 2502.01618). With `min_p` a token
+    is dropped whose probability, after the temperature, is below `min_p` times that of the likeliest."""
 
     temperature: float = 0.8
     top_p: float = 1.0
     top_k: int = 0
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
+    min_p: float = 0.0
 
 
 # ---------------------------------------------------------------- what comes back
@@ -211,6 +215,9 @@ class Generate:
     turn, `prompt.prefix` included. Engines mask the tokens that break it; the transformers engine draws
     properly weighted samples instead, so that E[exp(log_weight) · f(text)] is the sum of p(text) · f(text)
     over all texts that keep it. `extra` are further fields for the engine's server, sent as they are.
+
+    With `workers` each sample is written by several workers side by side, who read each other's text as it
+    grows; `max_tokens` holds for all of them together, and the sample has no ids.
     """
 
     prompt: Prompt
@@ -222,6 +229,7 @@ class Generate:
     top_logprobs: int = 0
     constraint: Constraint | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    workers: Workers | None = None
 
 
 @dataclass(frozen=True)
@@ -263,17 +271,25 @@ class CallTool:
 
 @dataclass(frozen=True)
 class Recall:
-    """The `k` memory entries most useful for the query."""
+    """The `k` memory entries most useful for the query, of these kinds if any are named.
 
-    query: str
+    With `names`, those entries, in this order. With neither a query nor `k`, every active entry, by name.
+    """
+
+    query: str = ""
     k: int = 4
+    kinds: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Remember:
-    """Store an entry in the memory."""
+    """Write entries into the memory, all or none, and count for those in `credit` that they were used, and
+    whether what they were used for was solved."""
 
-    text: str
+    entries: tuple[Entry, ...] = ()
+    credit: Mapping[str, bool] = field(default_factory=dict)
+    reason: str = ""
 
 
 @dataclass(frozen=True)

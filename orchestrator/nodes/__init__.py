@@ -80,7 +80,7 @@ def _verify(step: steps.Verify, parts: Parts) -> Node:
         return VerifyByAgreement(parts.services, parts.policy)
     if step.by == "checks":
         all_of_them = steps.Named.model_validate({"name": "checks", "all_or_nothing": True})
-        return VerifyByReward(*parts.reward(all_of_them), at_least=1.0)
+        return VerifyByReward(*parts.reward(all_of_them), at_least=1.0, by="tests")
     return VerifyByReward(*parts.reward(step.reward), at_least=step.at_least)
 
 

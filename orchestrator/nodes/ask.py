@@ -6,6 +6,7 @@ from typing import Literal
 from ...serving.flow import Ask, Flow
 from ..services import Services
 from .base import Update, Visit, filled
+from .verify import found
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class AskNode:
             return {"said": None}
         if self.use == "verdict":
             good = reply.strip().casefold() in _YES
-            return {"said": reply, "verified": good, "why": "" if good else f"The human said: {reply}"}
+            told = found(good, f"The human said: {reply}", by="user")
+            return {"said": reply, **told}
         if self.use == "answer":
             return {"said": reply, "answer": reply, "text": reply, "complete": True}
         return {"said": reply, "hints": [*(at.state.get("hints") or []), reply]}

@@ -33,7 +33,10 @@ class Progress(TypedDict, total=False):
     diagnostics: dict[str, Any]
 
     why: str  # what a verification found
+    verifier: str  # by what: as in `serving/entries.py`
+    confidence: float  # of the verifier
     hints: list[str]  # what was found out on the way, put before the question
+    recalled: list[str]  # names of memory entries among them
     said: str | None  # by the human
     score: float | None  # of the best candidate
     candidates: list[dict[str, Any]]

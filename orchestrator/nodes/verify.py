@@ -14,9 +14,9 @@ from ..services import Services
 from .base import Update, Visit, filled, said
 
 
-def found(good: bool | None, why: str = "") -> Update:
+def found(good: bool | None, why: str = "", *, by: str = "", sure: float = 1.0) -> Update:
     """The state after a verification."""
-    return {"verified": good, "why": "" if good else why}
+    return {"verified": good, "why": "" if good else why, "verifier": by, "confidence": sure}
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,15 @@ class VerifyByReward:
     services: Services
     reward: Reward
     at_least: float
+    by: str = "reward"
 
     def visit(self, at: Visit) -> Flow[Update]:
         """One score."""
         [score] = yield from self.reward.score([at.solution])
         if isinstance(score, Failure):
             return found(None, score.message)
-        return found(score >= self.at_least, f"It was given {score:.2f}, less than {self.at_least:g}.")
+        less = f"It was given {score:.2f}, less than {self.at_least:g}."
+        return found(score >= self.at_least, less, by=self.by, sure=min(max(score, 0.0), 1.0))
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class VerifyByCalculator:
         results = yield [CallTool("calculator", {"expression": left}) for left, _ in told]
         for (left, right), result in zip(told, results, strict=True):
             if isinstance(result, ToolResult) and result.ok and canon(result.text) != canon(right):
-                return found(False, f"{left} is {result.text}, not {right}.")
+                return found(False, f"{left} is {result.text}, not {right}.", by="calculator")
         checked = any(isinstance(result, ToolResult) and result.ok for result in results)
-        return found(True if checked else None, "No calculation could be checked.")
+        return found(True if checked else None, "No calculation could be checked.", by="calculator")
 
 
 def equations(text: str) -> list[tuple[str, str]]:
@@ -91,7 +93,8 @@ class VerifyByPython:
         if not isinstance(ran, ToolResult) or not ran.ok:
             return found(None, "The program did not run.")
         printed = ran.text.strip().rpartition("\n")[2]
-        return found(canon(printed) == canon(at.answer), f"A program for it gives {printed[:80]}.")
+        wrong = f"A program for it gives {printed[:80]}."
+        return found(canon(printed) == canon(at.answer), wrong, by="python")
 
 
 _CODE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
@@ -112,7 +115,8 @@ class VerifyByAgreement:
         answer = self.policy.answer(other)
         if answer is None:
             return found(None, "A second solution has no answer.")
-        return found(canon(str(answer)) == canon(at.answer), f"A second solution answers {answer}.")
+        wrong = f"A second solution answers {answer}."
+        return found(canon(str(answer)) == canon(at.answer), wrong, by="agreement")
 
 
 # ---------------------------------------------------------------- prompts

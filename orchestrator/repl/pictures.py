@@ -176,6 +176,9 @@ def _asked(row: Row) -> str:
         text = prompt["prefix"] or (prompt["messages"][-1]["content"] if prompt["messages"] else "")
         times = f" ×{request['n']}" if request.get("n", 1) > 1 else ""
         return f"…{clean(text)[-20:]}{times}"
+    if row["call"] in ("Recall", "Remember"):  # a query, or what is written or read by name
+        told = [entry["name"] for entry in request.get("entries", ())] or request.get("names")
+        return short(request.get("query") or ", ".join(told or request.get("credit") or ["everything"]), 40)
     return short(str(next(iter(request.values()), "")), 40)
 
 
@@ -187,8 +190,10 @@ def _replied(row: Row) -> tuple[str, bool]:
             return f"{sum(x for x in reply['logprobs'] if x is not None):.2f}", False
         return short(str(reply.get("text", reply.get("message", reply))), 48), failed
     if isinstance(reply, list) and reply and isinstance(reply[0], Mapping):
-        shown = " │ ".join(short(str(done["text"]), 20) or "(end)" for done in reply[:3])
-        return shown + (f" │ … {len(reply)} samples" if len(reply) > 3 else ""), False
+        texts = (done["entry"]["name"] if "entry" in done else done["text"] for done in reply[:3])
+        shown = " │ ".join(short(str(text), 20) or "(end)" for text in texts)
+        found = "found" if row["call"] == "Recall" else "samples"
+        return shown + (f" │ … {len(reply)} {found}" if len(reply) > 3 else ""), False
     if isinstance(reply, float):
         return f"{reply:.3f}", False
     return short(str(reply), 48), False

@@ -117,6 +117,8 @@ def _replied(told: Attributes, reply: Any, request: Any) -> None:
         told["abduce.score"] = float(reply)
     elif type(request) is Recall:
         told["abduce.found"] = len(reply)
+    elif type(request) is Remember:
+        told |= {"abduce.version": reply, "abduce.written": len(request.entries)}
 
 
 def fault(reply: Any) -> str:
@@ -174,6 +176,9 @@ def content_of_call(event: Called) -> Attributes:
         told["gen_ai.output.messages"] = _json(_drawn(reply))
     elif type(reply) is ToolResult:
         told["gen_ai.tool.call.result"] = redact.text(reply.text)
+    elif type(request) is Recall and type(reply) is tuple:
+        found = [{"id": m.entry.name, "score": m.score, "why": m.why, "text": m.entry.text} for m in reply]
+        told["gen_ai.retrieval.documents"] = _json(_clear(found))
     elif type(reply) is str:
         told["abduce.said"] = redact.text(reply)
     return told

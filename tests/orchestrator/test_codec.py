@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from abduce.orchestrator.codec import dump_reply, dumps, load_reply
+from abduce.serving.entries import Entry, Evidence, Match
 from abduce.serving.errors import BudgetExhausted, JournalError
 from abduce.serving.flow import (
     Ask,
@@ -38,14 +39,24 @@ completions = st.builds(
     n_tokens=st.integers(0, 2**32),
 )
 paths = st.lists(st.lists(st.integers(0, 99)).map(tuple)).map(tuple)
+evidence = st.builds(Evidence, texts, texts, texts, st.floats(0, 1), st.lists(texts, max_size=2).map(tuple))
+entries = st.builds(
+    Entry,
+    name=texts,
+    text=texts,
+    data=st.dictionaries(texts, st.integers(-(2**53), 2**53) | texts | st.lists(texts), max_size=3),
+    status=st.sampled_from(["active", "retired"]),
+    evidence=st.lists(evidence, max_size=2).map(tuple),
+    uses=st.integers(0, 9),
+)
 REPLIES = {
     Generate: st.lists(completions, max_size=3).map(tuple),
     LogProb: log_probs.map(LogLikelihood),
     Hidden: st.lists(numbers).map(tuple),
     Rate: numbers,
     CallTool: st.builds(ToolResult, text=texts, ok=st.booleans()),
-    Recall: st.lists(texts).map(tuple),
-    Remember: st.none(),
+    Recall: st.lists(st.builds(Match, entries, st.floats(allow_nan=False), texts), max_size=3).map(tuple),
+    Remember: st.integers(0, 2**53),
     Ask: texts,
     tuple: st.tuples(st.lists(st.integers(0, 99)).map(tuple), paths),
 }

@@ -148,7 +148,7 @@ async def test_a_failed_request_counts_as_what_it_is(request_, counted):
         async def call(self, arguments):
             raise ValueError
 
-        async def recall(self, query, k):
+        async def search(self, query, k, *, kinds):
             raise ValueError
 
     async def human(question, choices):

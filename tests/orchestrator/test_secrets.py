@@ -20,7 +20,7 @@ from gateways import ASKED, listening
 from rich.console import Console
 
 import abduce
-from abduce.memory.notes import Notes
+from abduce.memory.sqlite import SqliteStore
 from abduce.orchestrator import cli
 from abduce.orchestrator.commands.solve import watched
 from abduce.orchestrator.evaluate import Results, evaluate, header, read_problems
@@ -33,6 +33,7 @@ from abduce.orchestrator.telemetry import OpenTelemetry
 from abduce.serving import ENGINES, Built, engine, redact
 from abduce.serving.base import Engine
 from abduce.serving.base import Served as Reply
+from abduce.serving.entries import Entry
 from abduce.serving.errors import EngineError, UsageError
 from abduce.serving.flow import CallTool, Completion, Generate, Note, Prompt, Usage
 from abduce.strategies.base import Candidate, Result
@@ -258,10 +259,12 @@ def test_a_recipe_that_names_its_secret(redacted, tmp_path, capsys):
 
 
 async def test_a_memory(redacted, tmp_path):
-    notes = Notes(tmp_path / "notes.db")
-    await notes.remember(f"The key is {SECRETS['behind ${secret:NAME}']}.")
-    [told] = await notes.recall("the key", 1)
-    judge(told, redacted, "behind ${secret:NAME}")
+    store = SqliteStore(tmp_path / "notes.db")
+    key = SECRETS["behind ${secret:NAME}"]
+    await store.write([Entry("key", f"The key is {key}.", data={"key": [key]})], reason=f"for {key}")
+    [found] = await store.search("the key", 1)
+    judge(found.entry.text, redacted, "behind ${secret:NAME}")
+    assert any(key.encode() in file.read_bytes() for file in tmp_path.glob("notes.db*")) != redacted
 
 
 @pytest.mark.parametrize("content", [True, False])

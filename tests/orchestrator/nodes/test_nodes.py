@@ -1,13 +1,16 @@
 """Each node is sent its replies by hand."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from abduce.memory.in_memory import InMemory
+from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.nodes.ask import AskNode
 from abduce.orchestrator.nodes.base import Progress, Visit, filled, outcome
 from abduce.orchestrator.nodes.branch import BranchNode
-from abduce.orchestrator.nodes.knowledge import RecallNode, RememberNode
+from abduce.orchestrator.nodes.knowledge import RecallNode, RememberNode, answered
 from abduce.orchestrator.nodes.route import RouteByModel, RouteByQuestion
 from abduce.orchestrator.nodes.solve import ReviseNode
 from abduce.orchestrator.nodes.verify import (
@@ -19,6 +22,7 @@ from abduce.orchestrator.nodes.verify import (
 )
 from abduce.orchestrator.services import Services
 from abduce.orchestrator.steps import Bound, Way
+from abduce.serving.entries import Entry, Evidence, Match
 from abduce.serving.errors import BudgetExhausted
 from abduce.serving.flow import (
     Ask,
@@ -31,7 +35,6 @@ from abduce.serving.flow import (
     LogLikelihood,
     LogProb,
     Recall,
-    Remember,
     ToolResult,
 )
 from abduce.serving.scripted import Scripted
@@ -71,12 +74,27 @@ def drawn(text: str) -> tuple[Completion, ...]:
 
 
 def test_what_is_recalled_joins_the_hints() -> None:
-    update, asked = run(RecallNode(NONE, 3).visit(at(hints=["a"])), [("b", "c")])
-    assert (update, asked) == ({"hints": ["a", "b", "c"]}, [Recall("6 x 7?", 3)])
+    found = tuple(Match(Entry(name, name.upper()), 1.0, "") for name in "bc")
+    update, asked = run(RecallNode(NONE, 3).visit(at(hints=["a"])), [found])
+    assert update == {"hints": ["a", "B", "C"], "recalled": ["b", "c"]}
+    assert asked == [Recall("6 x 7?", 3)]
 
 
 def test_a_memory_that_fails_loses_nothing() -> None:
-    assert run(RecallNode(NONE, 3).visit(at(hints=["a"])), [Failure("memory", "gone")])[0] == {"hints": ["a"]}
+    update, _ = run(RecallNode(NONE, 3).visit(at(hints=["a"])), [Failure("memory", "gone")])
+    assert update == {"hints": ["a"], "recalled": []}
+
+
+def remembered(node: RememberNode, visit: Visit, *entries: Entry) -> tuple[Entry, ...]:
+    """What a store holds after a visit that held these entries before."""
+
+    async def visited() -> tuple[Entry, ...]:
+        store = InMemory()
+        await store.write(entries)
+        await Driver(Services(memory=store)).run(node.visit(visit))
+        return await store.everything()
+
+    return asyncio.run(visited())
 
 
 @pytest.mark.parametrize(
@@ -84,9 +102,31 @@ def test_a_memory_that_fails_loses_nothing() -> None:
     [(False, True, "42", 1), (False, None, "42", 0), (True, False, "42", 1), (True, True, None, 0)],
 )
 def test_only_verified_answers_are_remembered(always, verified, answer, kept) -> None:
-    visit = at(verified=verified, answer=answer)
-    _, asked = run(RememberNode(NONE, always).visit(visit), *([[None]] * kept))
-    assert asked == [Remember("6 x 7? Answer: 42")] * kept
+    visit = at(verified=verified, answer=answer, verifier="python", confidence=1.0, run="r-1")
+    found = remembered(RememberNode(NONE, always), visit)
+    assert [(entry.text, entry.kind) for entry in found] == [("6 x 7? Answer: 42", "answer")] * kept
+    sure = ("python", 1.0) if verified else ("", 0.0)
+    assert all(entry.evidence == (Evidence("r-1", "6 x 7?", *sure),) for entry in found)
+
+
+@pytest.mark.parametrize("verified", [True, False, None])
+def test_what_was_recalled_gets_credit_once_the_answer_is_judged(verified) -> None:
+    visit = at(verified=verified, answer="42", recalled=["a", "b"])
+    a, b, *_ = remembered(
+        RememberNode(NONE, False), visit, Entry("a", "one"), Entry("b", "two", wins=1, uses=1)
+    )
+    judged = verified is not None
+    assert (a.uses, a.wins) == (judged, bool(verified))
+    assert (b.uses, b.wins) == (1 + judged, 1 + bool(verified))
+    assert answered(visit).evidence[0].read == ("a", "b")
+
+
+def test_of_one_question_there_is_one_entry() -> None:
+    names = {
+        answered(at(question, answer=text)).name for question, text in [("6 x 7?", "1"), ("6 x 7?", "2")]
+    }
+    assert len(names) == 1
+    assert len({answered(at(f"{'long ' * 50}{i}", answer="1")).name for i in range(9)}) == 9
 
 
 def test_hints_stand_before_the_question() -> None:
@@ -233,7 +273,7 @@ def test_every_calculation_is_done_again(results: Any, verified: Any, why: str) 
     replies = [ToolResult("?", ok=False) if text is None else ToolResult(text) for text in results]
     update, asked = run(VerifyByCalculator(NONE).visit(at(text="6 x 7 = 42, 42 + 8 = 50")), replies)
     assert [call.arguments["expression"] for call in asked] == ["6 * 7", "42 + 8"]
-    assert update == {"verified": verified, "why": why}
+    assert update == {"verified": verified, "why": why, "verifier": "calculator", "confidence": 1.0}
 
 
 PROGRAM = "```python\nprint(6 * 7)\n```"
@@ -269,20 +309,21 @@ def test_a_second_solution_must_agree(other: str, verified: bool) -> None:
         with Session(None, budget=Budget()) as session:
             return await session.drive(node.visit(at(answer="42")), services, seed=0)
 
-    import asyncio
-
     assert asyncio.run(visit())["verified"] is verified
 
 
 # ---------------------------------------------------------------- others
 
 
+BY_USER = {"verifier": "user", "confidence": 1.0}
+
+
 @pytest.mark.parametrize(
     ("use", "reply", "changed"),
     [
         ("hint", "think of 6", {"hints": ["a", "think of 6"]}),
-        ("verdict", " YES ", {"verified": True, "why": ""}),
-        ("verdict", "hm", {"verified": False, "why": "The human said: hm"}),
+        ("verdict", " YES ", {"verified": True, "why": "", **BY_USER}),
+        ("verdict", "hm", {"verified": False, "why": "The human said: hm", **BY_USER}),
         ("answer", "43", {"answer": "43", "text": "43", "complete": True}),
     ],
 )

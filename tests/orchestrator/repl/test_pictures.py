@@ -12,6 +12,7 @@ from abduce.orchestrator.ledger import Budget
 from abduce.orchestrator.repl.branch import Branch, letters
 from abduce.orchestrator.repl.pictures import MARKS, ascii_only, call_line, ending, pane
 from abduce.orchestrator.trace import Called, NodeEnded, NodeStarted, Noted, RunEnded, RunStarted, row
+from abduce.serving.entries import Entry, Match
 from abduce.serving.flow import (
     Ask,
     CallTool,
@@ -73,8 +74,8 @@ def branch_of(*events, **more):
             ToolResult("72"),
             "calculator(expression=24*3) → 72",
         ),
-        (Recall("products", 4), ("one", "two"), "recall"),
-        (Remember("24 x 3 = 72"), None, "remember"),
+        (Recall("products", 4), (Match(Entry("one", "1"), 1.0, ""),), "recall"),
+        (Remember((Entry("product", "24 x 3 = 72"),)), 1, "remember"),
         (Ask("Right?", ("yes",)), "yes", "Right? → yes"),
     ],
 )
