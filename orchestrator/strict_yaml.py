@@ -56,10 +56,11 @@ def read(file: File) -> Document:
     return parse(text, file=str(file))
 
 
-def parse(text: str, *, file: str = "recipe") -> Document:
+def parse(text: str, *, file: str = "recipe", max_values: int = MAX_VALUES) -> Document:
     """The document in a text. Its top level must be a mapping."""
     try:
         loader = _Loader(text)
+        loader.max_values = max_values
         try:
             root = loader.get_single_node()
             lines: dict[Path, int] = {(): 1}
@@ -88,7 +89,7 @@ def write(data: Mapping[str, Any]) -> str:
     """A text that `parse` reads as the same data: a line for each part, and for each part of a large one."""
     folded = {key: _folded(value) for key, value in data.items()}
     text: str = yaml.dump(
-        folded, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
+        folded, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
     return text
 
@@ -96,6 +97,7 @@ def write(data: Mapping[str, Any]) -> str:
 class _Loader(yaml.SafeLoader):
     depth = 0
     values = 0
+    max_values = MAX_VALUES
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -105,15 +107,18 @@ class _Loader(yaml.SafeLoader):
         self.values += 1
         if self.depth > MAX_DEPTH:
             raise _refused(f"nested deeper than {MAX_DEPTH} levels", event)
-        if self.values > MAX_VALUES:
-            raise _refused(f"more than {MAX_VALUES} values, which no recipe needs", event)
+        if self.values > self.max_values:
+            raise _refused(f"more than {self.max_values} values, which no recipe needs", event)
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
 
-class _Dumper(yaml.SafeDumper):
+class Dumper(yaml.SafeDumper):
+    """Writes what `parse` reads as the same."""
+
     def ignore_aliases(self, data: Any) -> bool:
+        """Values that are the same object are written twice."""
         return True
 
     def text(self, data: str) -> yaml.Node:
@@ -126,8 +131,8 @@ class _OneLine(dict[str, Any]):
     """A mapping to be written on one line, with everything in it."""
 
 
-_Dumper.add_representer(str, _Dumper.text)
-_Dumper.add_representer(
+Dumper.add_representer(str, Dumper.text)
+Dumper.add_representer(
     _OneLine,
     lambda dumper, data: dumper.represent_mapping("tag:yaml.org,2002:map", dict(data), flow_style=True),
 )
@@ -141,7 +146,7 @@ _TYPES = {  # (first characters, form); all else is text
     "merge": ("<", r"<<$"),
 }
 _Loader.yaml_implicit_resolvers = {}  # the dumper keeps its own too: what others misread stands in quotes
-for kind in (_Loader, _Dumper):
+for kind in (_Loader, Dumper):
     for name, (first, form) in _TYPES.items():
         kind.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(form), list(first))
     for sign in "-+.":  # not finite: read as numbers only to be refused

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -44,8 +44,8 @@ def table(*columns: str) -> Table:
     return made
 
 
-def show(rows: Table) -> None:
-    """Print a table; to a file or pipe as wide as it is, without trailing blanks."""
+def show(rows: RenderableType) -> None:
+    """Print a table or the like; to a file or pipe as wide as it is, without trailing blanks."""
     console = Console(highlight=False)
     if console.is_terminal:
         console.print(rows)

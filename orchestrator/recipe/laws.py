@@ -183,7 +183,8 @@ def _unused(recipe: "Recipe") -> Iterator[Fault]:
         yield Fault(("nodes",), "no step solves. Write e.g. - solve: {strategy: best_of_n}.")
     if recipe.reward is not None and not any(solver.reward is None for solver in recipe.scoring()):
         yield Fault(("reward",), "no step uses the recipe's reward. Leave it out, or write reward: null.")
-    if recipe.memory is not None and not any(isinstance(step, Recall | Remember | Call) for step in steps):
+    asks = any(isinstance(step, Recall | Remember | Call) for step in steps)
+    if recipe.memory is not None and not asks and not recipe.remembers():
         yield Fault(("memory",), "no step recalls or remembers. Add one, or leave memory out.")
 
 

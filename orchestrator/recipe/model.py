@@ -42,12 +42,14 @@ WORDS: Mapping[str, str] = {"model": "engine", "reward": "kind", "policy": "pres
 
 
 class Memory(BaseModel):
-    """Where concepts are kept, and how many a `recall` without a number of its own looks up."""
+    """Where concepts are kept, how many a `recall` without a number of its own looks up, and what turns them
+    into vectors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     store: Text
     recall: int = Field(4, ge=1, le=100)
+    embedder: Text | dict[str, Any] = "auto"
 
 
 class Settings(BaseModel):
@@ -168,6 +170,16 @@ class Recipe(Settings):
         resolved: dict[str, Any] = secrets.resolve(found)
         return resolved
 
+    def remembers(self) -> bool:
+        """Whether some strategy reads and writes the memory itself."""
+        from ...strategies import strategy as strategy_class
+
+        for solver in self.solvers_used():
+            with suppress(UsageError):  # no such strategy, which is told elsewhere
+                if getattr(strategy_class(solver.strategy.name), "remembers", False):
+                    return True
+        return False
+
     def roles(self, solver: Solver) -> set[str]:
         """The roles of engines that a solver asks."""
         from ..solve import roles
@@ -191,9 +203,14 @@ class Recipe(Settings):
         if wrong := list(laws.faults(self)):
             raise UsageError("\n".join(f"{told(fault.path)}: {fault.message}" for fault in wrong))
         if len(self.nodes) == 1 and isinstance(next(iter(self.nodes.values())), Solve) and not self.edges:
+            from ...memory.registry import open_store
             from ..solve import build
 
-            return replace(build(**self.options()), seed=self.seed, settings={"recipe": self.data()})
+            made = build(**self.options())
+            if self.memory is not None:
+                kept = open_store(self.memory.store, embedder=self.memory.embedder)
+                made = replace(made, services=replace(made.services, memory=kept))
+            return replace(made, seed=self.seed, settings={"recipe": self.data()})
         from ..workflow import compile_workflow
 
         return compile_workflow(self, functions=functions or {})

@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 from ...serving import ENGINES
 from ...strategies import STRATEGIES, strategy
 from ...tools import TOOLS
+from ..arguments.memory import VERBS
 from .breakpoints import EVENTS, QUANTITIES
 from .language import COMMANDS
 from .sitting import Sitting
@@ -36,6 +37,7 @@ def _arguments(sitting: Sitting, words: list[str]) -> Mapping[str, str]:
         "model": dict.fromkeys(ENGINES, ""),
         "help": {each: command.tells for each, command in COMMANDS.items()},
         "check": {"numeric=": "a number", "regex=": "a pattern", "off": "no checks"},
+        "memory": dict.fromkeys(VERBS, ""),
     }
     if name == "tools":
         return dict.fromkeys((*TOOLS, "off"), "")

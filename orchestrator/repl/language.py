@@ -85,7 +85,13 @@ _SETTING = (
     Command("strategy", "[NAME]", "the strategies, or the one to use next", "strategy a_star"),
     Command("model", "[NAME]", "the engines, or the one to use next", "model embedded"),
     Command("tools", "[NAME … | off]", "the tools, or those to use next", "tools calculator"),
-    Command("memory", "[QUERY]", "what the memory holds for a query", "memory products"),
+    Command(
+        "memory",
+        "[QUERY | VERB …]",
+        "what the memory holds for a query; or look after it",
+        "memory search products --graph",
+        "VERB: list, show, search, audit, diff, export, import, forget, retire or rollback; each has --help.",
+    ),
 )
 _FILES = (
     Command(

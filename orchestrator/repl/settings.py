@@ -12,10 +12,9 @@ from ...serving.errors import UsageError
 from ...strategies import STRATEGIES
 from ...strategies.base import Check
 from ...tools import TOOLS
-from ..background import wait_for
 from ..commands.options import parse_checks
-from ..search_view import printable
 from .language import words
+from .memory import memory
 
 if TYPE_CHECKING:
     from .sitting import Sitting
@@ -62,24 +61,13 @@ def _budget(sitting: "Sitting", text: str) -> RenderableType:
     return told if text or sitting.current is None else Group(sitting.look("budget", ""), told)
 
 
-def _memory(sitting: "Sitting", text: str) -> RenderableType:
-    kept = sitting.recipe.memory
-    if kept is None:
-        raise UsageError("The recipe has no memory. Write e.g. set memory.store=concepts.db.")
-    if not text:
-        return Text(f"memory {kept.store}, {kept.recall} at a time; memory QUERY looks into it", style="dim")
-    memory = sitting.recipe.pipeline().services.memory
-    found = wait_for(memory.recall(text, kept.recall)) if memory is not None else ()
-    return Group(*(Text(f"· {printable(each)}") for each in found)) if found else Text("nothing", style="dim")
-
-
 COMMANDS: Mapping[str, Callable[["Sitting", str], RenderableType]] = {
     "set": _set,
     "strategy": _strategy,
     "model": _model,
     "tools": _tools,
     "budget": _budget,
-    "memory": _memory,
+    "memory": memory,
 }
 
 

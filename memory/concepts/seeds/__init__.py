@@ -1,0 +1,1 @@
+"""Concepts that come with the package."""

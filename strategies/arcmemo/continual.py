@@ -1,0 +1,183 @@
+"""Learning from problem to problem: in a fixed order, in batches, pass after pass.
+
+    for each batch: read the memory ─► solve side by side ─► what was solved is written ─► version + 1
+
+The problems of a batch see the same memory, so with batches of 1 a problem sees what the one before it left,
+and larger ones run more side by side and pass on less. A later pass takes up what was not solved. With
+`control` attempts, which are shown no memory, what helps less than none is retired (`memory/decay.py`).
+
+Nothing is left to chance but the models: a run that was killed is replayed from its journal, and a write that
+it had made but not noted is made again, which changes nothing (only its counts of uses may be one too high).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ...memory.concepts.library import Library
+from ...memory.decay import Decay
+from ...serving.errors import SearchEnded, UsageError, demand
+from ...serving.flow import Failure, Flow, Fork, Note, Recall, Remember
+from ...serving.seeds import derive
+from ..base import Task
+from .attempts import Solved
+from .puzzle import Labels
+from .scoring import right
+from .strategy import KINDS, ArcMemo
+from .trials import trial
+
+
+@dataclass(frozen=True)
+class Round:
+    """One batch: its problems in their order, the version of the memory that they read, those solved (by the
+    gate), what was written, and the version after it."""
+
+    turn: int  # the pass, from 1
+    problems: tuple[str, ...]
+    read: int
+    solved: tuple[str, ...]
+    written: tuple[str, ...]
+    version: int
+    notes: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came of a run. `gate` is "feedback", or "oracle" where test outputs decided what was written."""
+
+    rounds: tuple[Round, ...]
+    solved: Mapping[str, tuple[Solved, ...]]  # by problem, one for each pass that tried it
+    gate: str = "feedback"
+    stopped: str = ""
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The problems in the order in which they were tried."""
+        return tuple(name for each in self.rounds for name in each.problems)
+
+
+@dataclass
+class _Course:
+    """A run so far."""
+
+    rounds: list[Round] = field(default_factory=list)
+    solved: dict[str, list[Solved]] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+    alone: list[bool] = field(default_factory=list)  # of problems tried without the memory, whether it went
+    most_shown: int = 1
+
+
+def learn(
+    strategy: ArcMemo,
+    tasks: Sequence[Task],
+    *,
+    seed: int,
+    batch: int = 10,
+    passes: int = 1,
+    freeze: bool = False,
+    oracle: Mapping[str, Labels] | None = None,
+) -> Flow[Learned]:
+    """Solve the tasks and learn from them. `freeze`: the memory is only read. `oracle`: the right
+    test outputs by id; then only what they call right is written, as in the published code. It is for
+    reproducing that alone, and the result is marked. Raises UsageError for ids that are not unique."""
+    demand(batch >= 1, "batch", batch, "write at least 1; 10 is the default")
+    demand(passes >= 1, "passes", passes, "write at least 1")
+    named = {trial(task, strategy.policy).id: task for task in tasks}
+    if len(named) < len(tasks):
+        raise UsageError(
+            "Two of the problems have the same id. Give each its own: Task(…, metadata={'id': …})."
+        )
+    strategy = replace(strategy, write=strategy.write and not freeze)
+    course, stopped = _Course(), ""
+    try:
+        for turn in range(1, passes + 1):
+            waiting = [name for name in named if name not in course.done]
+            for first in range(0, len(waiting), batch):
+                chosen = {name: named[name] for name in waiting[first : first + batch]}
+                yield from _round(strategy, course, chosen, turn, seed, oracle)
+    except SearchEnded as end:
+        stopped = str(end)
+    tried = {name: tuple(rows) for name, rows in course.solved.items()}
+    gate = "feedback" if oracle is None else "oracle"
+    return Learned(tuple(course.rounds), tried, gate, stopped)
+
+
+def _round(
+    strategy: ArcMemo,
+    course: _Course,
+    tasks: Mapping[str, Task],
+    turn: int,
+    seed: int,
+    oracle: Mapping[str, Labels] | None,
+) -> Flow[None]:
+    library, known = yield from strategy.recalled()
+    read = yield from _version(known)
+    flows = [_attempt(strategy, task, library, derive(seed, turn, name)) for name, task in tasks.items()]
+    [found] = yield [Fork(tuple(flows))]
+    solved: list[Solved] = list(found)
+    if not any(each.result.candidates for each in solved):  # a limit, or an engine that has died
+        raise SearchEnded(str(solved[0].result.diagnostics.get("stopped", "nothing could be tried")))
+    for each in solved:
+        course.solved.setdefault(each.id, []).append(each)
+    if oracle is not None:
+        solved = [_by_oracle(each, oracle) for each in solved]
+    course.done |= {each.id for each in solved if each.trace is not None}
+    course.alone += [each.alone for each in solved if each.alone is not None and each.selected]
+    course.most_shown = max([course.most_shown, *(len(each.selected) for each in solved)])
+    facts: dict[str, Any] = {}
+    retired: tuple[str, ...] = ()
+    if strategy.write and known:
+        facts = yield from strategy.learned(solved, library, seed=derive(seed, "write", turn))
+        retired = yield from _retired(course)
+    version = yield from _version(known)
+    done = Round(
+        turn,
+        tuple(tasks),
+        read,
+        tuple(each.id for each in solved if each.trace is not None),
+        tuple(facts.get("written", ())),
+        version,
+        tuple(facts.get("notes", ())),
+        retired,
+    )
+    course.rounds.append(done)
+    yield [Note("learned", {**vars(done), "gate": "feedback" if oracle is None else "oracle"})]
+
+
+def _attempt(strategy: ArcMemo, task: Task, library: Library, seed: int) -> Flow[Solved]:
+    return (yield from strategy.attempt(task, library, seed=seed))
+
+
+def _retired(course: _Course) -> Flow[tuple[str, ...]]:
+    """Retire what does not help, by what the controls reached without it; nothing before there are some."""
+    if len(course.alone) < _ENOUGH:
+        return ()
+    base = (sum(course.alone) + 1) / (len(course.alone) + 2)
+    [found] = yield [Recall("", 0, KINDS)]
+    entries = [] if isinstance(found, Failure) else [match.entry for match in found]
+    gone = Decay(base, shown=course.most_shown).going(entries)
+    if gone:
+        reason = f"solved less often with it, or with others of its origin, than without ({base:.2f})"
+        yield [Remember(tuple(replace(entry, status="retired") for entry in gone), reason=reason)]
+    return tuple(entry.name for entry in gone)
+
+
+def _version(known: bool) -> Flow[int]:
+    """The memory's version: to remember nothing tells it."""
+    if not known:
+        return 0
+    [version] = yield [Remember()]
+    return 0 if isinstance(version, Failure) else int(version)
+
+
+def _by_oracle(solved: Solved, labels: Mapping[str, Labels]) -> Solved:
+    """Without its trace, unless the test outputs are right too."""
+    return (
+        solved
+        if all(right(solved.result.answer, labels[solved.id]))
+        else replace(solved, trace=None, won=False)
+    )
+
+
+_ENOUGH = 20  # controls, before anything is judged by them

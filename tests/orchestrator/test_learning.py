@@ -1,0 +1,202 @@
+"""`learn` and `abduce learn`: a run that is journalled, stopped and gone on with."""
+
+import json
+
+import pytest
+
+from abduce.memory.in_memory import InMemory
+from abduce.orchestrator import recipe, solve
+from abduce.orchestrator.cli import main
+from abduce.orchestrator.learning import learn
+from abduce.orchestrator.runs import Runs
+from abduce.orchestrator.services import Services
+from abduce.orchestrator.solve import Pipeline
+from abduce.serving.errors import UsageError
+from abduce.serving.scripted import Scripted
+from abduce.strategies.arcmemo import ArcMemo
+from abduce.strategies.base import Check, Task
+from abduce.strategies.policy import policy
+
+SOLVED = Check("regex", {"pattern": "solved"})
+TASKS = [Task(f"Problem p{i}", checks=(SOLVED,), metadata={"id": f"p{i}"}) for i in range(1, 7)]
+
+
+class Killed(BaseException):
+    """The end of the process."""
+
+
+class Student:
+    """Solves everything, and learns a concept from each problem. `dies_after` so many calls it is killed."""
+
+    def __init__(self, dies_after=10**9):
+        self.dies_after = dies_after
+        self.calls = 0
+
+    def __call__(self, request, seed):
+        self.calls += 1
+        if self.calls > self.dies_after:
+            raise Killed
+        text = request.prompt.messages[-1].content
+        if "as concise pseudocode" in text:
+            number = text.rpartition("solved p")[2].strip()
+            return f"<pseudocode>step {number}</pseudocode><summary>{number}</summary>"
+        if "Write down the concepts" in text:
+            return f"- {{concept: c{text.rpartition('step ')[2][0]}, kind: structure}}"
+        return f"solved p{text.rpartition('Problem p')[2][0]}"
+
+
+class Dying(InMemory):
+    """Is killed once, when it has written for the `nth` time and before anybody hears of it."""
+
+    def __init__(self, nth):
+        super().__init__()
+        self.left = nth
+
+    async def write(self, entries, **options):
+        version = await super().write(entries, **options)
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+        return version
+
+
+def pipeline(student, memory):
+    strategy = ArcMemo(policy=policy("plain"), read="none", max_passes=1, examples="")
+    return Pipeline(strategy, Services({"policy": Scripted(student)}, memory=memory))
+
+
+async def whole():
+    student, memory = Student(), InMemory()
+    learned = await learn(pipeline(student, memory), TASKS, batch=2)
+    return learned, memory, student.calls
+
+
+async def same(memory, reference):
+    """Whether two memories say the same and came to it in the same steps."""
+
+    def told(history):
+        return [(change.version, change.name, change.action, change.reason) for change in history]
+
+    assert await memory.everything() == await reference.everything()
+    assert told(await memory.history()) == told(await reference.history())
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+async def test_a_write_that_was_made_and_not_heard_of_is_made_once(tmp_path, nth):
+    reference, kept, n_calls = await whole()
+    store, memory, student = Runs(tmp_path), Dying(nth), Student()
+    with pytest.raises(Killed):
+        await learn(pipeline(student, memory), TASKS, batch=2, store=store)
+    assert await memory.version() == nth
+    learned = await learn(pipeline(student, memory), TASKS, batch=2, run=store.open("last"))
+    assert learned.rounds == reference.rounds
+    await same(memory, kept)
+    assert student.calls == n_calls  # no completed call was repeated
+
+
+@pytest.mark.parametrize("after", [0, 1, 4, 7, 11, 17])
+async def test_a_run_that_was_killed_goes_on_to_the_same_memory(tmp_path, after):
+    reference, kept, n_calls = await whole()
+    store, memory, student = Runs(tmp_path), InMemory(), Student(after)
+    with pytest.raises(Killed):
+        await learn(pipeline(student, memory), TASKS, batch=2, store=store)
+    again = Student()
+    learned = await learn(pipeline(again, memory), TASKS, batch=2, run=store.open("last"))
+    assert learned.rounds == reference.rounds
+    await same(memory, kept)
+    assert again.calls <= n_calls - after + 2  # at most the batch that was in flight is asked again
+    run = store.open("last")
+    assert run.result["answer"] == "6 of 6 solved"
+
+
+async def test_a_run_goes_on_with_the_same_problems_and_settings_only(tmp_path):
+    store = Runs(tmp_path)
+    made = pipeline(Student(), InMemory())
+    await learn(made, TASKS, batch=2, store=store)
+    run = store.open("last")
+    for tasks, options, why in [
+        (TASKS[1:], {}, "problems"),
+        (TASKS, {"batch": 3}, "batch"),
+        (TASKS, {"seed": 1}, "seed"),
+    ]:
+        with pytest.raises(UsageError, match=f"another {why}"):
+            await learn(made, tasks, **{"batch": 2, "run": run, **options})
+    other = store.create({"task": TASKS[0], "seed": 0})
+    with pytest.raises(UsageError, match="no run of abduce learn"):
+        await learn(made, TASKS, run=other)
+
+
+async def test_only_arcmemo_with_a_memory_learns():
+    with pytest.raises(UsageError, match="arcmemo-grids"):
+        await learn(recipe.load("best-of-n-math"), TASKS)
+    with pytest.raises(UsageError, match=r"memory: concepts\.db"):
+        await learn(pipeline(Student(), None), TASKS)
+
+
+# ---------------------------------------------------------------- at the terminal
+
+
+@pytest.fixture
+def at_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("ABDUCE_HOME", str(tmp_path / "home"))
+    mirror = {
+        "train": [{"input": [[1, 2]], "output": [[2, 1]]}],
+        "test": [{"input": [[3, 4]], "output": [[4, 3]]}],
+    }
+    flip = {"train": [{"input": [[1], [2]], "output": [[2], [1]]}], "test": [{"input": [[3], [4]]}]}
+    file = tmp_path / "puzzles.json"
+    file.write_text(json.dumps({"m": mirror, "f": flip}))
+
+    def say(request, seed):
+        text = request.prompt.messages[-1].content
+        if "Do not solve" in text:
+            return "- mirror left to right"
+        return (
+            "```python\ndef transform(g):\n    # mirror_left_to_right\n    return [r[::-1] for r in g]\n```"
+        )
+
+    monkeypatch.setattr(solve, "_engine", lambda spec: Scripted(say))
+    return file
+
+
+def test_the_command_tells_of_each_batch_and_of_the_scores(at_home, capsys):
+    command = ["learn", str(at_home), "--recipe", "arcmemo-grids", "--batch", "1"]
+    assert main([*command, "--json"]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found == {
+        "problems": 2,
+        "solved": 1,
+        "official": 1,
+        "strict": 1,
+        "scored": 1,
+        "selected": 2,
+        "attributed": 1,
+        "version": 2,
+    }
+    assert "abduce: pass 1: 1 of 1 solved, 1 written, memory 1 -> 2" in printed.err
+    assert main([*command, "--freeze"]) == 0
+    assert "1 of 2, by their training pairs or checks" in capsys.readouterr().out
+    assert main(["memory", "show", "solution of m", "--store", "concepts.db"]) == 0
+    assert "tests" in capsys.readouterr().out
+
+
+def test_rows_with_checks_are_problems_too(at_home, capsys, tmp_path):
+    rows = [
+        {"question": f"{i}?", "checks": [{"id": "regex", "kwargs": {"pattern": "python"}}]} for i in range(3)
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert main(["learn", str(file), "--recipe", "arcmemo-grids", "--limit", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 of 2" in printed and "official" not in printed
+    file.write_text('{"question": "7 x 8 =", "answer": "56"}')
+    assert main(["learn", str(file), "--recipe", "arcmemo-grids"]) == 2
+    assert "no row has checks" in capsys.readouterr().err
+
+
+def test_what_is_wrong_is_said(at_home, capsys):
+    assert main(["learn", "nowhere.json", "--recipe", "arcmemo-grids"]) == 2
+    assert "Cannot read nowhere.json" in capsys.readouterr().err
+    assert main(["learn", str(at_home), "--recipe", "one-sample-math"]) == 2
+    assert "arcmemo-grids" in capsys.readouterr().err
