@@ -1,5 +1,7 @@
 import asyncio
 import json
+import math
+import re
 import threading
 
 import pytest
@@ -122,3 +124,59 @@ def test_pieces_hold_all_words_and_none_is_too_long(text, most):
     found = list(pieces(text, most))
     assert all(0 < len(piece) <= most for piece in found)
     assert "".join("".join(found).split()) == "".join(text.split())
+
+
+LIBRARY = (
+    {"id": "a", "title": "Oslo", "text": "A town in the north."},
+    {"id": "b", "title": "Bergen", "text": "It is a town, and I like it. " + "So do many. " * 20},
+    {"text": "To be or not to be."},
+)
+
+
+def test_all_words_and_those_of_titles_count_where_that_is_asked_for():
+    assert search("oslo", rows=LIBRARY).value == []
+    [found] = search("oslo", rows=LIBRARY, titles=True).value
+    assert (found["id"], found["source"], found["text"]) == ("a", "Oslo", "A town in the north.")
+    assert found["score"] > 0
+    assert search("to be or not to be", rows=LIBRARY).value == []
+    assert search("to be or not to be", rows=LIBRARY, words="all").value[0]["text"] == LIBRARY[2]["text"]
+    assert search("i", rows=LIBRARY, words="all").value[0]["id"] == "b"
+
+
+def test_each_piece_of_a_document_has_an_id_of_its_own():
+    ids = [row["id"] for row in search("many", rows=LIBRARY, passages=10, passage_chars=60).value]
+    assert len(set(ids)) == len(ids) > 2 and all(id == "b" or id.startswith("b#") for id in ids)
+    assert search("be", rows=LIBRARY, words="all").value[0]["id"] == "row:3"
+
+
+def test_a_call_may_ask_for_fewer_or_more():
+    [tool] = Search(rows=LIBRARY, words="all", passages=2).tools()
+    for k, n in ((1, 1), (2, 2), (50, 3), (0, 1), (None, 2)):
+        found = asyncio.run(tool.call({"query": "a town to be", "k": k}))
+        assert len(found.value) == n
+
+
+def test_rows_survive_even_if_they_are_longer_than_what_other_tools_may_say():
+    rows = [{"id": str(i), "text": "town " * 400} for i in range(50)]
+    [tool] = Search(rows=tuple(rows), passages=50, passage_chars=2000).tools()
+    assert len(asyncio.run(tool.call({"query": "town"})).value) == 50
+
+
+def test_scores_are_those_of_okapi_bm25():
+    """Of section 9.7: k1 1.5, b 0.75, words of "title. text" in lower case, the logarithm of Lucene."""
+    k1, b = 1.5, 0.75
+    texts = [f"{row.get('title', f'row:{i}')}. {row['text']}" for i, row in enumerate(LIBRARY, 1)]
+    words = [re.findall("[a-z0-9]+", text.lower()) for text in texts]
+    mean = sum(map(len, words)) / len(words)
+    for query in ("a town", "oslo in the north", "to be"):
+        expected = {}
+        for i, said in enumerate(words):
+            for word in query.split():
+                n = sum(word in other for other in words)
+                idf = math.log(1 + (len(words) - n + 0.5) / (n + 0.5))
+                f = said.count(word)
+                part = idf * f / (f + k1 * (1 - b + b * len(said) / mean))
+                expected[i] = expected.get(i, 0.0) + part
+        found = search(query, rows=LIBRARY, words="all", titles=True, passages=3).value
+        best = sorted((score for score in expected.values() if score > 0), reverse=True)
+        assert [row["score"] for row in found] == pytest.approx(best, abs=1e-5)
