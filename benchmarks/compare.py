@@ -3,6 +3,7 @@
     python benchmarks/compare.py benchmarks/data/products.jsonl one-sample-products best-of-n-products …
     python benchmarks/compare.py gsm8k/test.jsonl --limit 20 --set budget.tokens=3000 one-sample-math …
 
+The last line names the recipes that no other beats for as few tokens; --plot FILE draws accuracy over tokens.
 The first recipe is the baseline: "clear" marks intervals that do not overlap with its own. Results are kept
 in --out, a folder, and gone on with when the command is given again.
 """
@@ -15,6 +16,7 @@ from time import perf_counter
 from abduce.orchestrator.background import wait_for
 from abduce.orchestrator.evaluate import Outcome, Problem, Report, Results, evaluate, header, read_problems
 from abduce.orchestrator.recipe import read
+from abduce.orchestrator.tradeoff import Point, on_frontier, plot
 
 
 def main() -> int:
@@ -27,6 +29,7 @@ def main() -> int:
     arguments.add_argument("--parallel", type=int, default=4)
     arguments.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
     arguments.add_argument("--out", type=Path, default=Path("build/compare"))
+    arguments.add_argument("--plot", type=Path, metavar="FILE.svg")
     options = arguments.parse_args()
     problems = read_problems(options.data, options.limit)
     setting = f"{len(problems)} problems, seed {options.seed}, {options.parallel} at a time"
@@ -36,10 +39,17 @@ def main() -> int:
         f"{'out':>7} {'calls':>6} {'passes':>6} {'s/problem':>9}  against the first"
     )
     first: Report | None = None
+    points = []
     for name in options.recipes:
         report = measured(name, options.data, problems, options)
         first = first or report
         print(line(name, report, first), flush=True)
+        tokens = report.usage.input_tokens + report.usage.output_tokens
+        points.append(Point(name, tokens / report.n, report.accuracy, report.interval))
+    best = [point.name for point, on in zip(points, on_frontier(points), strict=True) if on]
+    print(f"\nfrontier of accuracy and tokens, prompts included: {', '.join(best)}")
+    if options.plot:
+        plot(points, options.plot)
     return 0
 
 

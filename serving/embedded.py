@@ -351,6 +351,7 @@ class Embedded(Engine):
 def _completion_body(prompt: Sequence[int], sampling: Sampling, length: int, seed: int) -> dict[str, Any]:
     """A request to `/completion`. Every sampler of llama.cpp that is not named is off."""
     samplers = ["temperature"] + ["top_k"] * (sampling.top_k > 0) + ["top_p"] * (sampling.top_p < 1)
+    samplers += ["min_p"] * (sampling.min_p > 0)
     return {
         "prompt": list(prompt),
         "n_predict": length,
@@ -358,7 +359,7 @@ def _completion_body(prompt: Sequence[int], sampling: Sampling, length: int, see
         "samplers": samplers,
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
-        "min_p": 0,
+        "min_p": sampling.min_p,
         "n_probs": 1,
         "stop": list(sampling.stop),
         # 32 bits, and all ones mean "random"; llama.cpp numbers the samples up from it.

@@ -215,6 +215,8 @@ class Litellm(Engine):
         beside: dict[str, Any] = dict(request.extra)
         if request.sampling.top_k > 0:
             beside["top_k"] = request.sampling.top_k
+        if request.sampling.min_p > 0:
+            beside["min_p"] = request.sampling.min_p
         if beside and self._provider not in ("openai", *self._library.openai_compatible_providers):
             raise EngineError(
                 f"Fields of one's own ({', '.join(beside)}) reach only servers that speak OpenAI's protocol, "

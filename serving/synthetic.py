@@ -28,14 +28,14 @@ _BREAK = "\n\n"  # ends a step; token 0. Symbol i is token i + 1; the end of the
 class Synthetic(Engine):
     """A model over `alphabet`, distinct characters, with turns of 1 to `depth` steps.
 
-    Questions don't matter, only what has been written so far. Of `Sampling`, temperature, `max_tokens`
-    and `stop` are honoured. `rate` scores a prefix uniformly in [0, 1]. `latency_s` is waited before each
-    reply, for those who want to watch a search or to stop it.
+    Questions don't matter, only what has been written so far. Of `Sampling`, temperature, `min_p`,
+    `max_tokens` and `stop` are honoured. `rate` scores a prefix uniformly in [0, 1]. `latency_s` is waited
+    before each reply, for those who want to watch a search or to stop it. Workers write as if they were one.
     """
 
     name = "synthetic"
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {"generate", "logprobs", "top_logprobs", "logprob", "rate", "token_ids", "seed"}
+        {"generate", "logprobs", "top_logprobs", "logprob", "rate", "token_ids", "seed", "workers"}
     )
 
     def __init__(
@@ -123,6 +123,8 @@ class Synthetic(Engine):
         text, stop = "", ""
         while len(tokens) < sampling.max_tokens:
             options = self._next(prefix + text, sampling.temperature)
+            least = sampling.min_p * max(p for _, p in options)
+            options = [(t, p) for t, p in options if p >= least]
             token = rng.choices([t for t, _ in options], [p for _, p in options])[0]
             if not token:
                 return self._completion(prefix, tokens, request, "", ended=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..serving.errors import RewardUnavailable, SearchEnded
 from ..serving.flow import Failure, Flow, Note
 from ..serving.seeds import derive
-from .base import Candidate, Policy, Proposal, Result, Reward, Score, State, Step, Task
+from .base import Candidate, Outcome, Policy, Proposal, Result, Reward, Score, State, Step, Task
 
 if TYPE_CHECKING:
     import networkx
@@ -136,6 +136,10 @@ class Search:
         """`n` independent finished solutions from `node`, each running at its own pace."""
         [first], _ = self._reserve([node], [n])
         ended = yield from self.policy.complete(node.state, n, seed=self.seed, first_draw=first)
+        return (yield from self.take(node, ended, score=score))
+
+    def take(self, node: Node, ended: Sequence[Outcome], *, score: bool = True) -> Flow[list[Node]]:
+        """The nodes of finished solutions from `node` that a policy's `complete` drew; counted as drawn."""
         fresh: list[Node] = []
         leaves: list[Node] = []
         for outcome in ended:

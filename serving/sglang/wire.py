@@ -30,7 +30,7 @@ def parameters(sampling: Sampling, length: int) -> dict[str, Any]:
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k or -1,
-        "min_p": 0.0,
+        "min_p": sampling.min_p,
         "max_new_tokens": length,
         "stop": list(sampling.stop),
         "no_stop_trim": True,

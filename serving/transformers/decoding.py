@@ -177,7 +177,8 @@ def pick(log_p: "Vector", sampling: Sampling, rng: "np.random.Generator") -> int
 
 
 def shaped(log_p: "Vector", sampling: Sampling) -> "Vector":
-    """log q, normalised: temperature, then the `top_k` best, then the fewest with `top_p` of the mass."""
+    """log q, normalised: temperature, then the `top_k` best, then the fewest with `top_p` of the mass, then
+    those with at least `min_p` times the largest probability."""
     import numpy as np
 
     log_q = log_p / sampling.temperature if sampling.temperature != 1 else log_p
@@ -188,6 +189,8 @@ def shaped(log_p: "Vector", sampling: Sampling) -> "Vector":
         order = np.argsort(-log_q, kind="stable")
         mass = np.cumsum(np.exp(log_q[order] - log_total(log_q)))
         log_q = _only(log_q, order[: int(np.searchsorted(mass, sampling.top_p)) + 1])
+    if sampling.min_p > 0:
+        log_q = _only(log_q, np.flatnonzero(log_q >= log_q.max() + np.log(sampling.min_p)))
     return log_q if log_q is log_p else log_q - log_total(log_q)
 
 
