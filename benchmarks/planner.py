@@ -1,12 +1,13 @@
 """LLMCompiler beside ReAct on comparison questions, with the same look-ups, the same model time and answers.
+One row for each number of look-ups: of the articles that a question needs, and further ones of its context.
 
     python benchmarks/planner.py hotpotqa.jsonl
 
 The file is HotpotQA's: `question`, `answer`, `type`, `context`, `supporting_facts`. Planner, joiner and agent
 are scripted (they know the articles that a question needs, and its answer), so what is compared is the
 method: requests, prompt tokens, time. A look-up searches the question's own articles by BM25 and takes 0.3 s;
-the model takes 0.2 s and 20 ms a token it writes. Tokens are words. Time is that of a clock that stands
-while nobody waits.
+the model takes 0.2 s and 20 ms a token it writes. Tokens are words. Time is that of a clock that stands while
+nobody waits.
 """
 
 import argparse
@@ -72,9 +73,10 @@ def engine(say: Any) -> Told:
     return Told(say, latency_s=latency)
 
 
-def compare(row: dict[str, Any]) -> tuple[tuple[Result, Usage, float], tuple[Result, Usage, float]]:
-    """Planner and agent on one question."""
-    titles = list(dict.fromkeys(title for title, _ in row["supporting_facts"]))
+def compare(row: dict[str, Any], k: int) -> tuple[tuple[Result, Usage, float], tuple[Result, Usage, float]]:
+    """Planner and agent on one question, with k look-ups."""
+    needed = [title for title, _ in row["supporting_facts"]]
+    titles = [*dict.fromkeys([*needed, *(title for title, _ in row["context"])])][:k]
     lookup = articles(row)
     calls = [f"{i}. lookup({json.dumps(title)})" for i, title in enumerate(titles, 1)]
     plan = "\n".join([*calls, f"{len(titles) + 1}. join()<END_OF_PLAN>"])
@@ -102,23 +104,28 @@ def main() -> None:
     """Compare on all questions that compare two things."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
+    parser.add_argument("--most", type=int, default=6, help="look-ups")
     args = parser.parse_args()
     rows = [json.loads(line) for line in args.file.read_text().splitlines()]
     rows = [row for row in rows if row.get("type", "comparison") == "comparison"]
     random.Random(0).shuffle(rows)
-    pairs = [compare(row) for row in rows]
-    same = sum(one[0].answer == other[0].answer for one, other in pairs)
-    print(f"{len(pairs)} comparison questions, answers the same: {same}")
-    for i, name in enumerate(("planner", "react")):
-        usage = [pair[i][1] for pair in pairs]
-        mean = statistics.mean
-        print(
-            f"{name:8} requests {mean(u.calls for u in usage):.2f}, prompt tokens "
-            f"{mean(u.input_tokens for u in usage):.0f}, written {mean(u.output_tokens for u in usage):.0f}, "
-            f"seconds {mean(pair[i][2] for pair in pairs):.2f}"
-        )
-    ratio = statistics.mean(other[2] / one[2] for one, other in pairs)
-    print(f"react / planner: time {ratio:.2f}")
+    print(f"{len(rows)} comparison questions")
+    print("look-ups  same answers  requests     prompt tokens  written    seconds       time ratio")
+    for k in range(1, args.most + 1):
+        pairs = [compare(row, k) for row in rows]
+        same = sum(one[0].answer == other[0].answer for one, other in pairs)
+        told = [
+            " / ".join(f"{statistics.mean(of(pair[i]) for pair in pairs):.{digits}f}" for i in (0, 1))
+            for of, digits in (
+                (lambda way: way[1].calls, 0),
+                (lambda way: way[1].input_tokens, 0),
+                (lambda way: way[1].output_tokens, 0),
+                (lambda way: way[2], 2),
+            )
+        ]
+        ratio = statistics.mean(other[2] / one[2] for one, other in pairs)
+        print(f"{k:8}  {same:12}  {told[0]:11}  {told[1]:13}  {told[2]:9}  {told[3]:12}  {ratio:.2f}")
+    print("planner / agent; ratio: agent's time to planner's")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ FOLDER holds BIG-bench's task files (`odd_one_out.json` …). Each item is answe
 
 Printed: accuracy with 95 % Wilson intervals; the paired difference to `direct` with a 95 % bootstrap interval
 over items; calls and tokens per item. With `--shuffle` every item is asked again with its choices (and the
-words in its question) in another order: the share of answers that change. Codenames are right if the set is.
+words in its question) in another order: the share of answers that change. Codenames are right if the set is;
+which share of the words is right is told too, beside that of words taken at random.
 
 `--engine sglang` starts a server of the small model on the CPU (`make test-sglang` makes its environment);
 `{"engine": "sglang", "url": …}` uses one that runs. With `--efficiency` the tokens that ThinkSum's own calls
@@ -54,6 +55,11 @@ PROGRAMS = {
     "logical_deduction__seven_objects.head200": "logical_deduction",
     "codenames": "codenames",
     "conceptual_combinations__invented_words": "invented_words",
+    "conceptual_combinations__homonyms": "invented_word",
+    "conceptual_combinations__surprising_uncommon_combinations": "invented_word",
+    "conceptual_combinations__contradictions": "concepts",
+    "conceptual_combinations__emergent_properties": "concepts",
+    "conceptual_combinations__fanciful_fictional_combinations": "concepts",
     "emoji_movie": "emoji_movie",
     "misconceptions_russian": "misconceptions_russian",
     "sports_understanding.head200": "sports_understanding",
@@ -66,6 +72,14 @@ PROMPTED = StepPolicy(
     answer_kind="choice",
     cue="\nThe answer is (",
     sampling=Sampling(temperature=0, max_tokens=16),
+)
+
+
+WRITTEN = StepPolicy(
+    prompt="{question}\nAnswer:",
+    delimiter=None,
+    answer_kind="text",
+    sampling=Sampling(temperature=0, max_tokens=32, stop=("\n",)),
 )
 
 
@@ -161,12 +175,19 @@ async def task_row(name: str, asked: Sequence[Item], served: Engine, shuffle: bo
     thinking = ThinkSum(policy=PLAIN, program=PROGRAMS[name], compare=True)
     told: dict[str, list[bool]] = {"ThinkSum": [], "direct": [], "prompted": []}
     changed: dict[str, int] = dict.fromkeys(told, 0)
+    found: dict[str, list[float]] = {"ThinkSum": [], "prompted": [], "at random": []}
     usage, pairs, abstained = Usage(), 0, 0
     for i, item in enumerate(asked):
         answers, facts, spent = await answered(thinking, item.task, served, i)
         usage, pairs, abstained = usage + spent, pairs + facts["pairs"], abstained + ("abstained" in facts)
         for way, answer in answers.items():
             told[way].append(right(answer, item))
+            if not item.task.choices:
+                gold = words(item.gold)
+                found[way].append(len(words(answer) & gold) / len(gold))
+        if not item.task.choices:
+            offered = item.task.question.partition("list: ")[2].partition(".")[0].split(",")
+            found["at random"].append(len(words(item.gold)) / len(offered))
         if shuffle:
             again, _, _ = await answered(thinking, shuffled(item.task, i), served, i)
             for way in answers:
@@ -179,6 +200,9 @@ async def task_row(name: str, asked: Sequence[Item], served: Engine, shuffle: bo
             low, high = wilson(sum(marks), len(marks))
             order = f"  changes under shuffling {changed[way] / n:.2f}" if shuffle else ""
             print(f"    {way:9} {sum(marks) / n:.3f}  [{low:.3f}, {high:.3f}]{order}")
+    shares = [f"{way} {sum(each) / n:.3f}" for way, each in found.items() if each]
+    if shares:
+        print(f"    share of the words: {', '.join(shares)}")
     if told["direct"]:
         gain, low, high = difference(told["ThinkSum"], told["direct"])
         verdict = "met" if gain >= 0.10 and low > 0 else "NOT met"
@@ -222,6 +246,9 @@ async def answered(
         letter = str(drawn.answer or "")
         known = len(letter) == 1 and ord(letter) - ord("A") < len(task.choices)
         answers["prompted"] = task.choices[ord(letter) - ord("A")] if known else None
+    else:
+        drawn, _ = await run(ChainOfThought(policy=WRITTEN), task, served, seed)
+        answers["prompted"] = drawn.text
     return answers, facts, spent
 
 
@@ -249,9 +276,13 @@ def right(answer: Any, item: Item) -> bool:
 def same(one: Any, other: Any, task: Task) -> bool:
     """Whether two answers say the same."""
     if not task.choices:
-        sets = [{word.strip().casefold() for word in str(each).split(",")} for each in (one, other)]
-        return sets[0] == sets[1]
+        return words(one) == words(other)
     return same_answer(one, str(other), task.choices)
+
+
+def words(answer: Any) -> set[str]:
+    """The words of an answer that lists some."""
+    return {word.strip(" .").casefold() for word in str(answer).split(",")}
 
 
 def shuffled(task: Task, seed: int) -> Task:

@@ -18,6 +18,7 @@ is text: an answer may well be JSON.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from . import loose_json
@@ -125,5 +126,9 @@ def _arguments(given: Any, tool: ToolSpec) -> str:
             given = read
     if isinstance(given, Mapping):
         return json.dumps(given)
-    first = next(iter((*tool.parameters.get("required", ()), *tool.parameters.get("properties", ()))), None)
+    properties = tool.parameters.get("properties", {})
+    first = next(iter((*tool.parameters.get("required", ()), *properties)), None)
+    if isinstance(given, str) and properties.get(first, {}).get("type") in ("integer", "number", "boolean"):
+        with suppress(ValueError):
+            given = loose_json.loads(given)
     return json.dumps({} if first is None or given == "" else {first: given})

@@ -2,25 +2,28 @@
 
     s_t ~ p(· | q, s_1, o_1, …, s_{t−1}, o_{t−1}),    o_t = tool(s_t) where s_t is a call
 
-A call and its result are steps of their own: the policy draws the call, `observe` has it run. In between the
-search decides: of a branch that may be dropped only calls without effects are run, the others wait until the
-step is committed to. A chat model is offered the tools and sees results as messages; without a chat the
-examples of the policy show how calls are written, and results stand in the text.
+A call and its result are steps of their own: the policy draws the call, and what is drawn from there is its
+result. Since a search may drop any branch, only calls without effects are run so. A search that commits to
+its steps may `observe` results itself, and have the others run then. A tool that keeps a state, as a Python
+interpreter does, has one for each branch: a step sees what its ancestors left there. A chat model is offered
+the tools and sees results as messages; without a chat the examples of the policy show how calls are written,
+and results stand in the text.
 
 Source: ReAct: Synergizing Reasoning and Acting in Language Models, arXiv 2210.03629. Deviates: as `react.py`.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from ..serving import tool_calls
 from ..serving.base import Capability
-from ..serving.flow import CallTool, Flow, Generate, Message, ToolCall, ToolResult, ToolSpec
+from ..serving.errors import UnknownName, UsageError, demand
+from ..serving.flow import CallTool, Failure, Flow, Fork, Generate, Message, ToolCall, ToolResult, ToolSpec
 from .base import Policy, Proposal, State, Step
-from .calls import REFUSED, key, quoted, request, run, shown
+from .calls import REFUSED, in_state, key, quoted, request, run, shown
 from .conversation import turns
-from .policy import StepPolicy
+from .policy import StepPolicy, policy
 
 T = TypeVar("T")
 
@@ -42,6 +45,9 @@ class Acting(Policy):
     policy: StepPolicy
     observation_chars: int = 1000
 
+    def __post_init__(self) -> None:
+        demand(self.observation_chars >= 1, "observation_chars", self.observation_chars, "write at least 1")
+
     @property
     def requires(self) -> Mapping[str, frozenset[Capability]]:  # type: ignore[override]
         """As the policy's."""
@@ -57,7 +63,35 @@ class Acting(Policy):
     def propose(
         self, states: Sequence[State], counts: Sequence[int], seeds: Sequence[int]
     ) -> Flow[list[list[Proposal]]]:
-        """As the policy's. Nothing may be proposed from a state that waits for a result."""
+        """As the policy's. From a state that waits for a result there is but one step, whatever its count:
+        the result, which is that of every draw."""
+        rows = [*zip(states, counts, seeds, strict=True)]
+        waiting = [self._next(state) if n else None for state, n, _ in rows]
+        asked = [(row[0], *call) for row, call in zip(rows, waiting, strict=True) if call is not None]
+        going = [row for row, call in zip(rows, waiting, strict=True) if call is None]
+        if not asked:
+            return (yield from self._drawn(going))
+        if not going:
+            return (yield from self._told(asked))
+        both = yield [Fork((self._told(asked), self._drawn(going)))]  # a slow tool delays no drawing
+        told, drawn = both[0]
+        if isinstance(told, Failure):  # the budget ended it
+            told = [[told] for _ in asked]
+        if isinstance(drawn, Failure):
+            drawn = [[drawn] * n for _, n, _ in going]
+        first, second = iter(told), iter(drawn)
+        return [next(second) if call is None else next(first) for call in waiting]
+
+    def _told(
+        self, asked: Sequence[tuple[State, ToolCall, CallTool | ToolResult]]
+    ) -> Flow[list[list[Proposal]]]:
+        results = yield from run([request for _, _, request in asked])
+        rows = zip(asked, results, strict=True)
+        return [[self._result(state, call, result)] for (state, call, _), result in rows]
+
+    def _drawn(self, rows: Sequence[tuple[State, int, int]]) -> Flow[list[list[Proposal]]]:
+        states = [state for state, _, _ in rows]
+        counts, seeds = [n for _, n, _ in rows], [seed for _, _, seed in rows]
         drawn = yield from self._offering(states, self.policy.propose(self._turns(states), counts, seeds))
         return [[self._read(state, p) for p in row] for state, row in zip(states, drawn, strict=True)]
 
@@ -154,6 +188,20 @@ class Acting(Policy):
         calls = _calls(text, state.task.specs)[1]
         return tuple(call for call in calls if key(call) not in _quoted(state)) if calls else ()
 
+    def _next(self, state: State) -> tuple[ToolCall, CallTool | ToolResult] | None:
+        """The first call that a state has no result of yet, if any; refused if it changes anything."""
+        here, n = state, 0
+        while here.parent is not None and here.step is not None and here.step.kind.startswith(RESULT):
+            here, n = here.parent, n + 1
+        left = [*self._requests(here, speculative=True)][n:]
+        if not left:
+            return None
+        call, asked = left[0]
+        effects = {spec.name: spec.effect for spec in state.task.specs}
+        if isinstance(asked, CallTool) and effects[call.name] != "pure":
+            asked = ToolResult(MAY_BE_DROPPED.format(call.name), ok=False)
+        return call, asked
+
     def _requests(self, state: State, speculative: bool) -> Iterator[tuple[ToolCall, CallTool | ToolResult]]:
         if not waits(state):
             return
@@ -162,6 +210,7 @@ class Acting(Policy):
             yield ToolCall("", "?"), UNREADABLE if self.policy.chat else UNREADABLE_LINE
         specs = {spec.name: spec for spec in state.task.specs}
         forbidden = _quoted(state)
+        before = [*_made(state, forbidden)]
         for call in calls:
             if call.name not in specs:
                 yield call, ToolResult(f"No tool named {call.name!r}. Known: {', '.join(specs)}.", ok=False)
@@ -169,12 +218,28 @@ class Acting(Policy):
                 yield call, REFUSED
             else:
                 asked = request(call, speculative=speculative)
-                yield call, _in_its_state(asked, specs[call.name], state)
+                if isinstance(asked, CallTool):
+                    asked = in_state(asked, specs[call.name], before)
+                yield call, asked
+                before.append(asked)
 
     def _result(self, state: State, call: ToolCall, result: ToolResult) -> Step:
         new_line = "" if state.text.endswith("\n") else "\n"
         told = shown(result, self.observation_chars).rstrip()
         return Step(f"{new_line}{_OBSERVATION} {told}\n", kind=f"{RESULT}{call.name}")
+
+
+def acting(params: Mapping[str, Any]) -> Acting:
+    """Acting from its fields, `policy` as `policy.policy` takes it. Raises UnknownName for other fields."""
+    words = dict(params)
+    inner = policy(words.pop("policy", "cot"))
+    known = {f.name for f in fields(Acting)}
+    for name in words:
+        if name not in known:
+            raise UnknownName("parameter of the policy acting", name, known)
+    if not isinstance(inner, StepPolicy):
+        raise UsageError("Only a preset that writes its own steps can act. Write policy: cot, or another.")
+    return Acting(policy=inner, **words)
 
 
 def waits(state: State) -> bool:
@@ -192,6 +257,9 @@ def harmless(state: State) -> bool:
 UNREADABLE = ToolResult(
     'This call cannot be read. Write {"name": ..., "arguments": {...}} between <tool_call> and </tool_call>.',
     ok=False,
+)
+MAY_BE_DROPPED = (
+    "The tool {} changes something, and this attempt may be dropped. Call only tools without effects."
 )
 UNREADABLE_LINE = ToolResult("This call cannot be read. Write Action: name[argument].", ok=False)
 
@@ -261,17 +329,9 @@ def _offered(each: Any, specs: Sequence[ToolSpec], made_up: str) -> Any:
     )
 
 
-def _in_its_state(asked: CallTool | ToolResult, spec: ToolSpec, state: State) -> CallTool | ToolResult:
-    """A call of a tool that keeps a state for each branch, with what the branch has called it with before."""
-    if not spec.history or isinstance(asked, ToolResult):
-        return asked
-    first = next(iter(spec.parameters.get("properties", ())), "")
-    before, refused = [], _quoted(state)
+def _made(state: State, refused: set[tuple[str, str]]) -> Iterator[CallTool | ToolResult]:
+    """The calls that have results on the way to a state."""
     for text, _ in _exchanges(state):
         for call in _calls("".join(step.text for step in text), state.task.specs)[1]:
-            earlier = request(call)
-            if call.name != spec.name or key(call) in refused:
-                continue
-            if isinstance(earlier, CallTool) and first in earlier.arguments:
-                before.append(earlier.arguments[first])
-    return replace(asked, arguments={**asked.arguments, spec.history: before}) if before else asked
+            if key(call) not in refused:
+                yield request(call)

@@ -164,8 +164,8 @@ class Policy:
     def propose(
         self, states: Sequence[State], counts: Sequence[int], seeds: Sequence[int]
     ) -> Flow[list[list[Proposal]]]:
-        """`counts[i]` independent draws of the step after `states[i]`, one batch; duplicates are
-        returned as drawn, failed draws as `Failure`."""
+        """`counts[i]` independent draws of the step after `states[i]`, one batch; duplicates are returned as
+        drawn, failed draws as `Failure`. One step where no other can follow, such as a tool's result."""
         raise NotImplementedError
 
     def terminal(self, state: State) -> bool:

@@ -4,7 +4,9 @@ A call that stood in a tool's own words is refused: what tools say is never call
 """
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..serving import loose_json, tool_calls
@@ -22,6 +24,19 @@ def request(call: ToolCall, *, speculative: bool = False) -> CallTool | ToolResu
     if not isinstance(arguments, dict):
         return ToolResult("The arguments must be a JSON object.", ok=False)
     return CallTool(call.name, arguments, speculative)
+
+
+def in_state(asked: CallTool, spec: ToolSpec, before: Iterable[CallTool | ToolResult]) -> CallTool:
+    """A call of a tool that keeps a state for each branch, with what the branch has called the tool with
+    `before`, in that order. A branch is so named by its calls alone: a child finds the state of its parent,
+    and none that a sibling has changed. What the model itself says of its state is left out."""
+    if not spec.history:
+        return asked
+    first = next(iter(spec.parameters.get("properties", ())), "")
+    same = [each for each in before if isinstance(each, CallTool) and each.name == spec.name]
+    done = [each.arguments[first] for each in same if first in each.arguments]
+    told = {name: value for name, value in asked.arguments.items() if name != spec.history}
+    return replace(asked, arguments=told | ({spec.history: done} if done else {}))
 
 
 def run(requests: Sequence[CallTool | ToolResult]) -> Flow[list[ToolResult]]:
@@ -52,5 +67,10 @@ def key(call: ToolCall) -> tuple[str, str]:
 
 
 def quoted(text: str, specs: Sequence[ToolSpec]) -> set[tuple[str, str]]:
-    """The calls that a text from outside holds."""
-    return {key(call) for call in tool_calls.read(text, specs)[1]}
+    """The calls that a text from outside holds. One that begins in the middle of a line is one too: a model
+    that copies it may begin a line with it."""
+    each = {text, _ACTION.sub("\n", text)}
+    return {key(call) for said in each for call in tool_calls.read(said, specs)[1]}
+
+
+_ACTION = re.compile(r"[^\n](?=Action[ \t*]*:)")

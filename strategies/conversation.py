@@ -60,7 +60,7 @@ def canonical(task: Task, text: str) -> str | None:
     '{"a": 2, "b": 1}'
     """
     if task.constraint is None:
-        _, calls = tool_calls.read(text)
+        _, calls = tool_calls.read(text, task.offers)
         return tool_calls.write(map(_sorted_call, calls)) if calls else None
     return _sorted(text) if _wants_json(task.constraint) else text.strip() or None
 

@@ -100,7 +100,7 @@ class MAXS:
     def agent(self, task: Task) -> Policy:
         """The policy with log-probs, and with the task's tools if it has any. Raises UsageError for a policy
         that cannot call them."""
-        policy = _with_logprobs(self.policy)
+        policy = _with_logprobs(self.policy.policy if isinstance(self.policy, Acting) else self.policy)
         if not task.specs:
             return policy
         if not isinstance(policy, StepPolicy):

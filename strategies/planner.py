@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from ..serving.base import Capability
 from ..serving.errors import SearchEnded, UsageError
@@ -34,12 +34,16 @@ from ..serving.flow import (
 )
 from ..serving.seeds import derive
 from ..serving.tool_calls import inert
-from ..tools.dag import SKIPPED, Dag, Node, OnError
+from ..tools import logistic
+from ..tools.dag import CANCELLED, SKIPPED, Dag, Node, OnError
 from ..tools.plans import END_OF_PLAN, Action, PlanReader, signature, substituted
 from ..tools.retrieval import Example, Retriever
 from .base import Policy, Result, Step, Task
+from .calls import in_state
 from .conversation import told
 from .search import Search
+
+Retrieval: TypeAlias = Literal["neighbours", "logistic"]
 
 _SAMPLING = Sampling(temperature=0, max_tokens=512)  # temperature of both papers
 
@@ -50,10 +54,12 @@ class Planner:
     starts as soon as its line is written, at the price of one request for each line.
 
     `examples` are mappings of a `question`, its `tools` and its `plan`: the nearest are shown, and of many
-    tools only those that they suggest are offered. `on_error`: what needs a failed call is skipped, or is
-    run on the error's text (propagate). The joiner sees `observation_chars` of each result. `planner` and
-    `joiner` are roles; the policy's own model plays them unless the run names others. Cost: 2 requests a
-    plan, and one more for a plan that has to be mended.
+    tools only those that they suggest are offered: by the votes of the most similar questions, or by a
+    logistic regression trained on all (`retrieval`: neighbours, logistic). `on_error`: what needs a failed
+    call is skipped, or is run on the error's text (propagate), or the rest of the plan is called off
+    (cancel_plan). The joiner sees `observation_chars` of each result. `planner` and `joiner` are roles; the
+    policy's own model plays them unless the run names others. Cost: 2 requests a plan, and one more for a
+    plan that has to be mended.
     """
 
     policy: Policy
@@ -63,6 +69,7 @@ class Planner:
     on_error: OnError = "skip"
     stream: bool = False
     examples: tuple[Mapping[str, Any], ...] = ()
+    retrieval: Retrieval = "neighbours"
     observation_chars: int = 2000
     planner: str = "planner"
     joiner: str = "joiner"
@@ -71,8 +78,11 @@ class Planner:
     def __post_init__(self) -> None:
         if min(self.max_plans, self.max_parallel, self.max_actions, self.observation_chars) < 1:
             raise UsageError("max_plans, max_parallel, max_actions and observation_chars must be at least 1.")
-        if self.on_error not in ("skip", "propagate"):
-            raise UsageError(f"on_error must be 'skip' or 'propagate', got {self.on_error!r}.")
+        if self.on_error not in get_args(OnError):
+            known = ", ".join(map(repr, get_args(OnError)))
+            raise UsageError(f"on_error must be one of {known}, got {self.on_error!r}.")
+        if self.retrieval not in get_args(Retrieval):
+            raise UsageError(f"retrieval must be 'neighbours' or 'logistic', got {self.retrieval!r}.")
         for example in self.examples:
             if not isinstance(example, Mapping) or not {"question", "tools"} <= example.keys():
                 raise UsageError(f"An example has a question, tools and a plan, got {example!r:.200}.")
@@ -117,11 +127,12 @@ class _Work:
     thoughts: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    made: dict[int, CallTool] = field(default_factory=dict)  # the calls that were carried out, by action
     unread: str = ""  # what is wrong with the last plan
 
     def answer(self) -> Flow[Step | None]:
         """The answer as one step, or None with the reason in `failures`."""
-        retriever = Retriever(self.task.specs, [_example(row) for row in self.of.examples])
+        retriever = self._retriever()
         question = told(self.task)
         for round in range(self.of.max_plans):
             tools = retriever.choose(question, widened=round) if self.of.examples else list(self.task.specs)
@@ -135,6 +146,14 @@ class _Work:
                 return joined
             self.thoughts.append(joined)
         return None
+
+    def _retriever(self) -> Retriever:
+        examples = tuple(_example(row) for row in self.of.examples)
+        if self.of.retrieval == "neighbours" or not any(example.tools for example in examples):
+            return Retriever(self.task.specs, examples)
+        return Retriever(
+            self.task.specs, examples, scorer=logistic.trained(examples), threshold=logistic.THRESHOLD
+        )
 
     def facts(self) -> dict[str, Any]:
         """For the result's diagnostics."""
@@ -210,8 +229,9 @@ class _Work:
             if actions:
                 [node] = self._nodes(actions, reader.actions[: -len(actions)])
                 rest = self._streamed(prompt, reader, dag, round, said, n_lines)
-                [(_, written)] = yield [Fork((dag.branch(node), rest))]
-                found: str | Failure = written
+                [(_, written)] = yield [Fork((dag.branch(node), rest), dag.over)]
+                called_off = isinstance(written, Failure) and written.kind == CANCELLED
+                found: str | Failure = said if called_off else written
                 return found
         reader.close(whole=False)
         return said
@@ -220,12 +240,13 @@ class _Work:
         """One node for each call; those with effects behind the last of such before them, `earlier` ones of
         the same plan included."""
         last = next((action.id for action in reversed(earlier) if self._writes(action)), None)
+        of = {action.id: action.parents for action in (*earlier, *actions)}
         nodes = []
         for action in actions:
             changes = self._writes(action)
             behind = (last,) if changes and last is not None else ()
             after = tuple(parent for parent in action.parents if parent not in self.outputs)
-            nodes.append(Node(action.id, _Call(action, self.outputs), after, behind))
+            nodes.append(Node(action.id, _Call(self, action, _ancestors(action.id, of)), after, behind))
             last = action.id if changes else last
         return nodes
 
@@ -284,20 +305,42 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Call:
-    """A call, once the results it needs are there."""
+    """A call, once the results it needs are there. What its ancestors left in a tool that keeps a state is
+    there too; calls that do not need each other do not see each other's."""
 
+    of: _Work
     action: Action
-    earlier: Mapping[int, ToolResult]
+    ancestors: frozenset[int]
 
     def __call__(self, parents: Mapping[Any, Any]) -> Flow[Any]:
-        outputs = {**self.earlier, **{id: _observed(result) for id, result in parents.items()}}
-        [reply] = yield [CallTool(self.action.tool, substituted(self.action.arguments, outputs))]
+        of, action = self.of, self.action
+        outputs = {**of.outputs, **{id: _observed(result) for id, result in parents.items()}}
+        asked = CallTool(action.tool, substituted(action.arguments, outputs))
+        spec = next((spec for spec in of.task.specs if spec.name == action.tool), None)
+        if spec is not None:
+            before = [
+                call for id, call in sorted(of.made.items()) if id in self.ancestors or id in of.outputs
+            ]
+            asked = in_state(asked, spec, before)
+        [reply] = yield [asked]
+        of.made[action.id] = asked
         return reply if isinstance(reply, Failure) or reply.ok else Failure("tool", reply.text)
+
+
+def _ancestors(action: int, parents: Mapping[int, Iterable[int]]) -> frozenset[int]:
+    """All that an action needs, however far."""
+    found: set[int] = set()
+    waiting = [action]
+    while waiting:
+        new = set(parents.get(waiting.pop(), ())) - found
+        found |= new
+        waiting += new
+    return frozenset(found)
 
 
 def _observed(result: Any) -> ToolResult:
     if isinstance(result, Failure):
-        prefix = "skipped: " if result.kind == SKIPPED else "Error: "
+        prefix = "skipped: " if result.kind in (SKIPPED, CANCELLED) else "Error: "
         return ToolResult(f"{prefix}{result.message}", ok=False)
     found: ToolResult = result
     return found
@@ -332,15 +375,14 @@ _ACTION = re.compile(r"^[ \t*]*(?:Action:[ \t*]*)?(Finish|Replan)\(", re.MULTILI
 # ---------------------------------------------------------------- prompts
 
 PLAN = """\
-Plan the tool calls that answer the question, as many of them in parallel as possible. The tools:
+Plan the tool calls that answer the question, as many as possible in parallel. The tools:
 {tools}
 - join()
-   Always the last: it puts the answer together from all results, or asks for another plan.
+   Always last: answers from all results, or asks for another plan.
 
-One call a line: <number>. <tool>(<arguments>), with increasing numbers. Arguments are constants of the \
-right type, or $<number> for what an earlier call returned. Write nothing but calls, and Thought: lines \
-before them where they help. If no tool helps, or nothing more can be planned yet, call join(). \
-Then write <END_OF_PLAN>.
+One call a line: <number>. <tool>(<arguments>), with increasing numbers. Arguments are constants, or \
+$<number> for what an earlier call returned. Write only calls. If none helps, or nothing more can be planned \
+yet, call join(). Then write <END_OF_PLAN>.
 """
 REPLAN = """
 
@@ -350,7 +392,7 @@ What was called so far:
 Make another plan with what was learned. Never repeat a call. Begin with a line "Thought: " about the \
 strategy. Numbers go on from {first}; earlier results may be referred to."""
 JOIN_LAST = """\
-Answer the question from what the tools returned. Write two lines:
+Answer from what the tools returned, in two lines:
 Thought: <what follows from it>
 Action: Finish(<the answer, as short as possible>)"""
-JOIN = JOIN_LAST + "\nIf it is not enough, the second line is: Action: Replan(<what is missing>)"
+JOIN = JOIN_LAST + "\nIf it is not enough: Action: Replan(<what is missing>)"

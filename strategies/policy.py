@@ -390,14 +390,18 @@ POLICIES: dict[str, StepPolicy] = {
 
 def policy(spec: str | Mapping[str, Any]) -> Policy:
     """A preset by name, or `{"preset": name, field: value, …}` with some of its fields replaced; a mapping
-    for `sampling` replaces only what it names. "glimp_router" is around another, `policy`, and has the
-    fields of GlimpRouter. Raises UnknownName for unknown presets and fields."""
+    for `sampling` replaces only what it names. "glimp_router" and "acting" are around another, `policy`, and
+    have the fields of GlimpRouter and Acting. Raises UnknownName for unknown presets and fields."""
     changes: dict[str, Any] = {"preset": spec} if isinstance(spec, str) else dict(spec)
     name = changes.pop("preset", "cot")
     if name == "glimp_router":
         from .glimp_router import glimp_router
 
         return glimp_router(changes)
+    if name == "acting":
+        from .acting import acting
+
+        return acting(changes)
     if name not in POLICIES:
         raise UnknownName("policy", name, POLICIES)
     preset = POLICIES[name]

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 
 from ..serving import tool_calls
 from ..serving.errors import SearchEnded, UsageError
-from ..serving.flow import CallTool, Failure, Flow, Message, ToolCall, ToolSpec
+from ..serving.flow import CallTool, Failure, Flow, Message, ToolCall, ToolResult, ToolSpec
 from ..serving.seeds import derive
 from .base import Candidate, Policy, Result, State, Step, Task
-from .calls import REFUSED, key, quoted, request, run, shown
+from .calls import REFUSED, in_state, key, quoted, request, run, shown
 from .conversation import turns
 from .search import Node, Search
 
@@ -68,6 +68,7 @@ class _Path:
     search: Search
     node: Node
     calls: int = 0
+    made: list[CallTool | ToolResult] = field(default_factory=list)
     answer: State | None = None
     quoted: set[tuple[str, str]] = field(default_factory=set)  # calls that tools told of
 
@@ -104,7 +105,7 @@ class _Path:
         """The conversation with these calls and what came of them."""
         rest, _ = tool_calls.read(text, self.task.specs)
         named = tuple(replace(call, id=f"call_{turn}_{i}") for i, call in enumerate(calls))
-        requests = [REFUSED if key(call) in self.quoted else request(call) for call in named]
+        requests = [self._request(call) for call in named]
         results = yield from run(requests)
         self.calls += sum(isinstance(each, CallTool) for each in requests)
         texts = [shown(result, self.of.observation_chars) for result in results]
@@ -119,6 +120,16 @@ class _Path:
         ]
         return (*said, Message("assistant", rest, tool_calls=named), *answers)
 
+    def _request(self, call: ToolCall) -> CallTool | ToolResult:
+        if key(call) in self.quoted:
+            return REFUSED
+        asked = request(call)
+        spec = next((spec for spec in self.task.specs if spec.name == call.name), None)
+        if spec is not None and isinstance(asked, CallTool):
+            asked = in_state(asked, spec, self.made)
+        self.made.append(asked)
+        return asked
+
     def _calls(self, text: str, offered: Sequence[ToolSpec]) -> tuple[ToolCall, ...]:
         """What a turn calls, unless it calls what only the caller can run. A bare call that a tool's words
         held is a quotation; in a block it will be refused, so that the model learns why it was not made."""
@@ -128,7 +139,9 @@ class _Path:
             return ()
         if blocks:
             return blocks
-        _, calls = tool_calls.read(text, offered)
+        _, calls = tool_calls.read(text, (*offered, *self.task.offers))
+        if any(call.name in theirs for call in calls):
+            return ()
         return tuple(call for call in calls if key(call) not in self.quoted)
 
     def candidate(self) -> Candidate:

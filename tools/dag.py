@@ -22,11 +22,15 @@ from ..serving.flow import Failure, Flow, Fork, Promise, Wait
 if TYPE_CHECKING:
     pass
 
-OnError: TypeAlias = Literal["skip", "propagate"]
-"""What becomes of a node whose parent failed: skipped, or run with the parent's `Failure`."""
+OnError: TypeAlias = Literal["skip", "propagate", "cancel_plan"]
+"""What a failed node means for others: those that need it are skipped, or run with its `Failure`; or all that
+has not ended is called off, calls that are under way included."""
 
 SKIPPED = "skipped"
 """The kind of the `Failure` of a node that was not run."""
+
+CANCELLED = "cancelled"
+"""The kind of the `Failure` of a node that was cut off."""
 
 Work: TypeAlias = Callable[[Mapping[Hashable, Any]], Flow[Any]]
 """From the results of a node's parents to its own. A returned `Failure` says that it failed."""
@@ -59,8 +63,16 @@ class Dag:
         node twice, or a parent that is none of them."""
         ordered = in_order(nodes, self._ends)
         if ordered:
-            yield [Fork(tuple([self.branch(node) for node in ordered]))]
+            yield [Fork(tuple([self.branch(node) for node in ordered]), self.over)]
         return self.results
+
+    @property
+    def over(self) -> Callable[[Mapping[int, Any]], bool] | None:
+        """When a `Fork` of branches is cut off: what has ended by then is in the journal, so that a resumed
+        run ends with the same."""
+        if self._on_error != "cancel_plan":
+            return None
+        return lambda _: any(isinstance(result, Failure) for result in self.results.values())
 
     def branch(self, node: Node) -> Flow[Any]:
         """A node as a branch of a `Fork`. Its parents must have been made branches before, in this `Fork` or
@@ -75,7 +87,7 @@ class Dag:
 
     def _branch(self, node: Node) -> Flow[Any]:
         # How many batches this flow yields must not depend on timing: a request's path holds their number.
-        result: Any = Failure("cancelled", "it was cut off")
+        result: Any = Failure(CANCELLED, "it was called off")
         place: Promise | None = None
         try:
             if node.after or node.behind:

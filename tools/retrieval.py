@@ -8,7 +8,7 @@ address must be looked up. So the tools of earlier, similar questions vote:
 over the 20 nearest, and those above 0.25 are kept, with all tools that they require. Nothing found means all.
 
 Source: Tool RAG of TinyAgent, arXiv 2409.00608. Deviates: neighbours vote over words (TF-IDF) where the paper
-trains a DeBERTa classifier; any other scorer can take its place.
+trains a DeBERTa classifier; `logistic.py`, or any other scorer, can take its place.
 """
 
 import math
@@ -109,19 +109,23 @@ class Index:
         self._idf = {term: math.log((1 + self._n) / (1 + n)) + 1 for term, n in in_texts.items()}
         self._postings: dict[str, list[tuple[int, float]]] = {}
         for i, count in enumerate(counts):
-            for term, weight in self._vector(count).items():
+            for term, weight in self._weighed(count).items():
                 self._postings.setdefault(term, []).append((i, weight))
 
     def nearest(self, text: str, k: int) -> list[tuple[int, float]]:
         """The `k` most similar texts with their cosine, those that share nothing left out; the first of
         equals first."""
         scores: dict[int, float] = {}
-        for term, weight in self._vector(Counter(_terms(text))).items():
+        for term, weight in self.vector(text).items():
             for i, other in self._postings.get(term, ()):
                 scores[i] = scores.get(i, 0.0) + weight * other
         return sorted(scores.items(), key=lambda row: (-row[1], row[0]))[:k]
 
-    def _vector(self, count: Counter[str]) -> dict[str, float]:
+    def vector(self, text: str) -> dict[str, float]:
+        """The weights of a text's terms, of length 1."""
+        return self._weighed(Counter(_terms(text)))
+
+    def _weighed(self, count: Counter[str]) -> dict[str, float]:
         raw = {term: n * self._idf.get(term, 1 + math.log(1 + self._n)) for term, n in count.items()}
         length = math.sqrt(sum(weight * weight for weight in raw.values())) or 1.0
         return {term: weight / length for term, weight in raw.items()}

@@ -29,7 +29,28 @@ from ...serving.sglang import Sglang
 from .show import show
 from .solve import store
 
-_CORE = ("aiohttp", "langgraph", "networkx", "orjson", "pydantic", "pyyaml", "rich", "xllamacpp")
+_CORE = (
+    "aiohttp", "langgraph", "langgraph-checkpoint-sqlite", "networkx", "orjson", "prompt_toolkit", "pydantic",
+    "pyyaml", "rich", "xllamacpp",
+)  # fmt: skip
+_EXTRAS = {  # those of engines stand with their engines
+    "tools": ("the tools search and algebra", ("bm25s", "sympy")),
+    "mcp": ("tools of MCP servers", ("mcp",)),
+    "memory": (
+        "memories found by meaning, not by words alone",
+        ("numpy", "safetensors", "tokenizers", "wordllama"),
+    ),
+    "otel": (
+        "runs as OpenTelemetry spans",
+        ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"),
+    ),
+    "probe": ("probes of difficulty, for diffadapt", ("numpy",)),
+    "plot": ("drawings of graphs and searches as pictures", ("matplotlib",)),
+    "postgres": (
+        "runs and memories in PostgreSQL",
+        ("langgraph-checkpoint-postgres", "psycopg", "psycopg-pool"),
+    ),
+}
 _FREE_MB = 500
 _PROBE_S = 0.5  # for a server on this machine
 
@@ -46,7 +67,7 @@ class Finding(NamedTuple):
 
 def run(chosen: argparse.Namespace) -> int:
     """Show all findings; exit code 1 if something is missing that ordinary use needs."""
-    findings = [*_python(), *_model(), *_state(), *_sandbox(), *_engines(), *_gpu()]
+    findings = [*_python(), *_model(), *_state(), *_sandbox(), *_engines(), *_extras(), *_gpu()]
     utf = Console().encoding.lower().startswith("utf")
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for finding in findings:
@@ -189,6 +210,18 @@ def _served(url: str) -> str | None:
         return None
     finally:
         connection.close()
+
+
+def _extras() -> Iterator[Finding]:
+    """What else can be installed: what it is for, and whether it is here."""
+    for extra, (use, packages) in _EXTRAS.items():
+        found = {name: _version(name) for name in packages}
+        missing = [name for name, known in found.items() if known is None]
+        told = f"not installed: {', '.join(missing)}"
+        if not missing:
+            told = ", ".join(f"{name} {known}" for name, known in found.items())
+        remedy = f"pip install 'abduce[{extra}]'" if missing else ""
+        yield Finding(f"extra {extra}", not missing, f"{use}: {told}", remedy)
 
 
 def _gpu() -> Iterator[Finding]:

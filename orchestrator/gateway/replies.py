@@ -16,6 +16,7 @@ from ...serving import redact, tool_calls
 from ...serving.flow import ToolCall, Usage
 from ...serving.seeds import derive
 from ...strategies.base import Result
+from ...strategies.calls import key, quoted
 from .asked import Asked
 from .errors import ApiError, bad
 from .running import Progress
@@ -47,10 +48,10 @@ def _choice(asked: Asked, index: int, result: Result, progress: Progress) -> Cho
         if special and "(tried" not in stopped:  # as the driver says of faults that pass
             raise bad(f"The engine refuses the request: {stopped}.", None, "refused_by_engine")
         raise ApiError(502, f"The engine gave no answer: {stopped}.", code="engine_failed")
-    text, calls = tool_calls.read(result.text) if asked.task.offers else (result.text, ())
+    text, calls = _calls(asked, result, result.text)
     if asked.call is not None and not any(asked.call in ("", call.name) for call in calls):
         for other in result.candidates:
-            text, calls = tool_calls.read(other.text)
+            text, calls = _calls(asked, result, other.text)
             if any(asked.call in ("", call.name) for call in calls):
                 break
         else:
@@ -65,6 +66,24 @@ def _choice(asked: Asked, index: int, result: Result, progress: Progress) -> Cho
     finish = "tool_calls" if named else "length" if cut else "stop"
     text = redact.known(text)  # before it is cut into chunks, which could cut a secret in two
     return Choice(text, named, finish, _logprobs(progress, result) if asked.logprobs else None)
+
+
+def _calls(asked: Asked, result: Result, text: str) -> tuple[str, tuple[ToolCall, ...]]:
+    """The text without its calls, and the calls, in the form of any model. Outside of a block a call may be a
+    quotation: one that stood in a tool's words stays text. Where tools of the recipe's own were run, whose
+    words are not known here, only blocks are read."""
+    offers = asked.task.offers
+    if not offers:
+        return text, ()
+    rest, calls = tool_calls.read(text)
+    if calls or result.usage.tool_calls:
+        return rest, calls
+    rest, calls = tool_calls.read(text, offers)
+    told = [offer.description for offer in offers]
+    told += [message.content for message in asked.task.messages if message.role == "tool"]
+    if calls and {key(call) for call in calls} & set().union(*(quoted(each, offers) for each in told)):
+        return text, ()
+    return rest, calls
 
 
 def _logprobs(progress: Progress, result: Result) -> dict[str, Any] | None:

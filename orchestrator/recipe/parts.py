@@ -160,9 +160,12 @@ def check_policy(name: str, params: Mapping[str, Any]) -> Checked:
 
     if name == "glimp_router":
         return _check_router(params)
+    if name == "acting":
+        return _check_acting(params)
     if not isinstance(name, str) or name not in POLICIES:
         return Checked(
-            dict(params), (Fault(("name",), str(UnknownName("policy", name, [*POLICIES, "glimp_router"]))),)
+            dict(params),
+            (Fault(("name",), str(UnknownName("policy", name, [*POLICIES, "acting", "glimp_router"]))),),
         )
     # These have forms of their own, which `policy` reads.
     checked = check_fields(StepPolicy, params, what="a policy", converted=("sampling", "examples", "stop"))
@@ -185,16 +188,30 @@ def _check_router(params: Mapping[str, Any]) -> Checked:
 
     own = {key: value for key, value in params.items() if key != "large"}
     checked = check_fields(GlimpRouter, own, what="glimp_router", converted=("policy",))
-    faults = list(checked.faults)
-    spec = own.get("policy", "cot")
-    inner = {"preset": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
-    below = check_policy(inner.pop("preset", "cot"), inner)
-    faults += [Fault(("policy", *fault.path), fault.message) for fault in below.faults]
+    faults = [*checked.faults, *_faults_inside(own)]
     if "large" in params:
         faults += [Fault(("large", *fault.path), fault.message) for fault in check_model(params["large"])]
     if not faults:
         faults += _refusals(lambda **all_of: glimp_router(all_of), checked.params)
     return Checked({**params, **checked.params}, tuple(faults))
+
+
+def _check_acting(params: Mapping[str, Any]) -> Checked:
+    from ...strategies.acting import Acting, acting
+
+    checked = check_fields(Acting, params, what="acting", converted=("policy",))
+    faults = [*checked.faults, *_faults_inside(params)]
+    if not faults:
+        faults += _refusals(lambda **all_of: acting(all_of), checked.params)
+    return Checked({**params, **checked.params}, tuple(faults))
+
+
+def _faults_inside(params: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is wrong with the policy that another is around."""
+    spec = params.get("policy", "cot")
+    inner = {"preset": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
+    below = check_policy(inner.pop("preset", "cot"), inner)
+    yield from (Fault(("policy", *fault.path), fault.message) for fault in below.faults)
 
 
 def check_model(spec: str | Mapping[str, Any]) -> Iterator[Fault]:

@@ -97,14 +97,14 @@ def _part(key: str, kinds: Mapping[str, Schema]) -> Schema:
 
 
 def _policy() -> Schema:
-    """A preset, or a mapping that changes it: all have the same parameters but the router."""
+    """A preset, or a mapping that changes it: all have the same parameters but those around another."""
     from ...strategies.policy import POLICIES, StepPolicy
 
-    known = _known([*POLICIES, "glimp_router"])
+    known = _known([*POLICIES, "acting", "glimp_router"])
     free: Schema = {"preset": {}, "sampling": {"type": "object"}, "examples": {"type": "array"}}
-    router = {"properties": {"preset": {"const": "glimp_router"}}, "required": ["preset"]}
+    around = {"properties": {"preset": {"enum": ["acting", "glimp_router"]}}, "required": ["preset"]}
     steps = {"properties": _parameters(StepPolicy) | free, "additionalProperties": False}
-    mapping = {"type": "object", "properties": {"preset": known}, "if": router, "else": steps}
+    mapping = {"type": "object", "properties": {"preset": known}, "if": around, "else": steps}
     return {"anyOf": [known, mapping]}
 
 

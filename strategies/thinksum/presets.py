@@ -8,6 +8,8 @@
 | `phrase_relatedness`      | option after phrase and reverse    | ratios, added             |
 | `codenames`               | word after clue and reverse        | ratios, added; the best k |
 | `invented_words`          | words for two definitions, put in  | ratio of mixture          |
+| `invented_word`           | statements after the definition    | ratio                     |
+| `concepts`                | facts; statements after them       | ratio of mixture          |
 | `emoji_movie`             | descriptions; titles after them    | ratio of mixture          |
 | `logical_deduction`       | clues, answers as statements       | over all arrangements     |
 | `misconceptions_russian`  | statements after "true", "false"   | ratio                     |
@@ -181,7 +183,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "codenames": _two_ways(
         {
             "clue": {"pattern": r"associated with the word (.+?) from"},
-            "k": {"pattern": r"the (\d+) words"},
+            "k": {"pattern": r"the (\d+) words? best"},
             "options": {"pattern": r"following list: (.+?)\.", "split": ","},
         },
         _LIST,
@@ -211,6 +213,29 @@ PRESETS: dict[str, dict[str, Any]] = {
             _score("invented", ["statements"], "It is a fact:", " {statements}"),
         ],
         "sum": _ratio(_over("mixture", "real", "ones", "twos"), "invented"),
+        "decide": "argmax",
+    },
+    "invented_word": {
+        "read": {
+            "noun": {"pattern": r"characterizes \w+ (.+?)\?"},
+            "what": {"pattern": r"is an adjective for \w+ (.+?)\. Question"},
+            "statements": "choices",
+        },
+        "think": [
+            _score("defined", ["statements"], "About {noun} {what}:", " {statements}"),
+            _score("undefined", ["statements"], "About {noun}:", " {statements}"),
+        ],
+        "sum": _ratio("defined", "undefined"),
+        "decide": "argmax",
+    },
+    "concepts": {
+        "read": {"concept": {"pattern": r"Concept: (.+?)\. Question"}, "statements": "choices"},
+        "think": [
+            {"op": "facts", "as": "facts", "k": 6, "prompt": "What is special about {concept}? They"},
+            _score("known", ["statements", "facts"], "About {concept}: they {facts}", " {statements}"),
+            _score("unknown", ["statements"], "About something:", " {statements}"),
+        ],
+        "sum": _ratio(_over("mixture", "known", "facts"), "unknown"),
         "decide": "argmax",
     },
     "emoji_movie": {

@@ -1,9 +1,12 @@
 """What the doctor says of engines, on the machine as it is and on others."""
 
 import json
+import re
 import threading
+import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +34,27 @@ def test_what_is_missing_comes_with_the_line_that_brings_it(monkeypatch: pytest.
     assert lines["engine transformers"] == "pip install 'abduce[transformers]'"
     assert "engine synthetic" not in lines
     assert [found.part for found in doctor._engines() if found.needed] == ["engine embedded"]
+
+
+def test_every_extra_is_told_with_the_line_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {found.part: found for found in doctor._extras()}
+    assert here["extra tools"].ok and "sympy" in here["extra tools"].found and not here["extra tools"].remedy
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    for extra in doctor._EXTRAS:
+        [found] = [each for each in doctor._extras() if each.part == f"extra {extra}"]
+        assert (found.ok, found.needed, found.remedy) == (False, False, f"pip install 'abduce[{extra}]'")
+
+
+def test_the_extras_told_are_those_of_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    engines, nothing_yet = {"hosted", "sglang", "transformers"}, {"ray"}
+    assert doctor._EXTRAS.keys() == extras.keys() - {"test", "dev"} - engines - nothing_yet
+    for extra, (_, packages) in doctor._EXTRAS.items():
+        named = {re.match(r"[\w.-]+", each)[0] for each in extras[extra]}  # type: ignore[index]
+        assert named <= set(packages)
+    named = {re.match(r"[\w.-]+", each)[0] for each in project["dependencies"]}  # type: ignore[index]
+    assert named == set(doctor._CORE)
 
 
 def test_a_compromised_litellm_is_no_litellm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from abduce.strategies.base import Task
 from abduce.strategies.planner import Planner, decision
 from abduce.strategies.policy import POLICIES
 from abduce.strategies.react import ReAct
+from abduce.tools import kit
 from abduce.tools.base import Limits, tool
 
 POLICY = POLICIES["plain"]
@@ -202,6 +203,39 @@ def test_or_what_needs_it_is_told_of_it():
     tools = Tools(0.01, failing=("bad",))
     timed(run(planned("1. step('bad')\n2. step('x $1')\n3. join()"), tools.all, on_error="propagate"))
     assert tools.called == ["bad", "x Error: ValueError: no bad"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_or_the_rest_of_the_plan_is_called_off(stream):
+    tools = Tools(lambda text: 0.01 if text == "bad" else 1.0, failing=("bad",))
+    plan = "1. step('bad')\n2. step('slow')\n3. step('x $2')\n4. step('y $1')\n5. join()"
+    engine = planned(plan)
+    result, took = timed(run(engine, tools.all, on_error="cancel_plan", stream=stream))
+    assert took < 0.5 and "x [slow]" not in tools.called and "slow" not in tools.spans
+    said = engine.seen[-1].prompt.messages[-1].content
+    assert "ValueError: no bad" in said and result.answer == "answer"
+    assert stream or said.count("skipped:") == 3
+
+
+def test_a_plan_that_went_well_is_not_called_off():
+    tools = Tools(0.01)
+    result, _ = timed(run(planned(DIAMOND), tools.all, on_error="cancel_plan"))
+    assert len(tools.called) == 4 and result.complete
+
+
+def test_a_plan_that_was_called_off_is_resumed_as_it_ended(tmp_path):
+    plan = "1. step('bad')\n2. step('quick')\n3. step('slow')\n4. step('x $2')\n5. join()"
+    told = []
+    for bad, slow in ((0.5, 1.0), (9.0, 0.01)):  # other delays when it is resumed
+        tools = Tools(
+            lambda text, bad=bad, slow=slow: {"bad": bad, "quick": 0.1}.get(text, slow), failing=("bad",)
+        )
+        engine = planned(plan)
+        journal = Journal(tmp_path / "run.db")
+        timed(run(engine, tools.all, on_error="cancel_plan", journal=journal))
+        journal.close()
+        told.append((tools.called, [r.prompt.messages[-1].content for r in engine.seen]))
+    assert "quick" in told[0][0] and told[1] == ([], [])  # all of it is known
 
 
 def test_another_plan_goes_on_with_what_is_known_and_repeats_nothing():
@@ -400,8 +434,26 @@ def test_it_needs_fewer_requests_than_an_agent_and_less_time():
         assert slow / quick >= 1.5
 
 
-@pytest.mark.parametrize("k", [4, 8])
-def test_from_four_calls_on_it_reads_fewer_prompt_tokens_than_an_agent(k):
+def test_programs_see_what_those_they_need_have_left_and_no_others():
+    programs = [
+        "x = 6; print(x)",
+        "x = 5; print(x)",
+        "print(x * 7, $1)",
+        "print(x * 7, $2)",
+        "print('x' in globals())",
+    ]
+    plan = "\n".join(f"{i}. python({json.dumps(code)})" for i, code in enumerate(programs, 1)) + "\n6. join()"
+    engine = planned(
+        plan, "Thought: go on.\n7. python('print(x)')\n8. join()", joins=["Replan(more)", FINISH]
+    )
+    asyncio.run(run(engine, {"python": kit("python")[0]}))
+    said = engine.seen[-1].prompt.messages[-1].content
+    results = re.findall(r"^Observation: (.*)$", said, re.MULTILINE)
+    assert [json.loads(each).strip() for each in results] == ["6", "5", "42 6", "35 5", "False", "5"]
+
+
+@pytest.mark.parametrize("k", [3, 4, 8])
+def test_from_three_calls_on_it_reads_fewer_prompt_tokens_than_an_agent(k):
     """An agent reads each result again in every turn after it."""
 
     @tool(effect="pure")
@@ -427,7 +479,8 @@ def test_from_four_calls_on_it_reads_fewer_prompt_tokens_than_an_agent(k):
     assert read[0] < read[1]
 
 
-def test_of_many_tools_only_those_that_examples_suggest_are_offered():
+@pytest.mark.parametrize("retrieval", ["neighbours", "logistic"])
+def test_of_many_tools_only_those_that_examples_suggest_are_offered(retrieval):
     @tool(effect="pure", limits=Limits(seconds=1))
     def rarely(x: str) -> str:
         """Rarely of use."""
@@ -438,7 +491,7 @@ def test_of_many_tools_only_those_that_examples_suggest_are_offered():
     engine = planned(
         "1. step('a')\n2. join()", "2. step('b')\n3. join()", joins=["Action: Replan(more tools)", FINISH]
     )
-    timed(run(engine, tools, task="step a step", examples=examples))
+    timed(run(engine, tools, task="step a step", examples=examples, retrieval=retrieval))
     first, second = (r.prompt.messages[0].content for r in engine.seen if r.model == "planner")
     assert "rarely(" not in first and "write(" not in first and "Question: step a step" in first
     assert "step(" in second
@@ -477,7 +530,14 @@ def test_what_the_joiner_decided(said, found):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_plans": 0}, {"max_parallel": 0}, {"on_error": "cancel"}, {"examples": ({"plan": "x"},)}]
+    "wrong",
+    [
+        {"max_plans": 0},
+        {"max_parallel": 0},
+        {"on_error": "cancel"},
+        {"retrieval": "x"},
+        {"examples": ({"plan": "x"},)},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(UsageError):

@@ -14,6 +14,7 @@ from abduce.strategies.base import Task
 from abduce.strategies.calls import REFUSED
 from abduce.strategies.policy import POLICIES, StepPolicy
 from abduce.strategies.react import ReAct
+from abduce.tools import kit
 from abduce.tools.base import tool
 
 TEXT = POLICIES["plain"]
@@ -182,3 +183,14 @@ def test_settings_that_cannot_be_are_refused():
     for wrong in ({"max_turns": 0}, {"observation_chars": 0}):
         with pytest.raises(UsageError):
             ReAct(policy=TEXT, **wrong)
+
+
+def test_a_program_finds_what_earlier_programs_of_its_path_have_left():
+    [python] = kit("python")
+
+    def program(code):
+        return write([ToolCall("", "python", json.dumps({"code": code}))])
+
+    at_once = "\n".join([program("y = x + 1"), program("z = y - 1")])
+    result, requests = solve([program("x = 6"), at_once, program("print(y * z)"), "42"], python)
+    assert said(requests[-1])[-1].strip() == "42" and result.answer == "42"

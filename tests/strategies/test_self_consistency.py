@@ -78,12 +78,12 @@ def test_failed_draws_have_no_vote_and_do_not_end_the_vote():
 # ---------------------------------------------------------------- what is saved
 
 
-def spent(n: int, rule: str, pools: int = 4000) -> tuple[float, float]:
-    """Mean share of samples used, and share of changed answers, with p(correct) = 0.8."""
+def spent(n: int, rule: str, p: float = 0.8, pools: int = 4000) -> tuple[float, float]:
+    """Mean share of samples used, and share of changed answers."""
     rng, method = Random(0), SelfConsistency(policy=TREE, n=n, rule=rule, batch=1)
     used = changed = 0
     for _ in range(pools):
-        pool = rng.choices("rabc", [0.8, 0.2 * 0.6, 0.2 * 0.25, 0.2 * 0.15], k=n)
+        pool = rng.choices("rabc", [p, (1 - p) * 0.6, (1 - p) * 0.25, (1 - p) * 0.15], k=n)
         k = next((k for k in range(1, n) if method.decided(poll(pool[:k]), n - k)), n)
         used += k
         changed += poll(pool[:k]).winner != poll(pool).winner
@@ -95,6 +95,16 @@ def spent(n: int, rule: str, pools: int = 4000) -> tuple[float, float]:
 )
 def test_early_stops_save_what_the_specification_says(n, rule, share):
     used, changed = spent(n, rule)
+    assert used == pytest.approx(share, abs=0.02)
+    assert changed == 0 if rule == "exact" else changed < 0.01
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "rule", "share"),
+    [(32, 0.8, "beta", 0.23), (32, 0.8, "exact", 0.63), (16, 0.5, "beta", 0.88), (16, 0.5, "exact", 0.87)],
+)
+def test_and_for_larger_pools_and_harder_questions(n, p, rule, share):
+    used, changed = spent(n, rule, p)
     assert used == pytest.approx(share, abs=0.02)
     assert changed == 0 if rule == "exact" else changed < 0.01
 

@@ -41,6 +41,16 @@ TASKS = {
         "dwelling. Question: Which of the following sentences best characterizes binne bams?",
         choices=("Binne bams are for pets.", "Binne bams are luxurious apartments."),
     ),
+    "invented_word": Task(
+        "The word 'ropgo' is an adjective for things that are made of ribbon. Question: Which of the "
+        "following sentences best characterizes ropgo bows?",
+        choices=("Ropgo bows decorate gifts.", "Ropgo bows shoot arrows."),
+    ),
+    "concepts": Task(
+        "Concept: sliced apples. Question: Which of the following sentences best characterizes "
+        "sliced apples?",
+        choices=("Sliced apples are cooked in a pie.", "Sliced apples are very sharp."),
+    ),
     "emoji_movie": Task("What movie does this emoji describe? 👧🐟", choices=("finding nemo", "zootopia")),
     "logical_deduction": Task(
         SHELF, choices=tuple(f"The {c} book is the leftmost." for c in ("black", "orange", "blue"))
@@ -88,6 +98,13 @@ async def test_each_program_answers_its_task(program):
     weights = [c.weight for c in result.candidates if c.weight is not None]
     assert not weights or sum(weights) == pytest.approx(1)
     assert json.loads(dumps(result))["answer"] == result.answer
+
+
+@pytest.mark.parametrize(("said", "k"), [("1 word", 1), ("2 words", 2), ("3 words", 3)])
+async def test_codenames_names_as_many_words_as_are_asked_for(said, k):
+    question = TASKS["codenames"].question.replace("2 words", said)
+    result, _ = await run(Task(question), program="codenames")
+    assert "abstained" not in result.diagnostics and len(result.answer.split(", ")) == k
 
 
 @pytest.mark.parametrize(
