@@ -31,7 +31,7 @@ ENGINES: dict[str, Built] = {
         "Litellm",
         frozenset({"generate", "logprobs", "top_logprobs", "json_schema"}),
     ),
-    "scripted": Built("Scripted", frozenset({"generate", "logprobs", "seed"})),
+    "scripted": Built("Scripted", frozenset({"generate", "logprobs", "seed", "workers"})),
     "sglang": Built(
         "Sglang",
         frozenset(
@@ -40,7 +40,9 @@ ENGINES: dict[str, Built] = {
     ),
     "synthetic": Built(
         "Synthetic",
-        frozenset({"generate", "logprobs", "top_logprobs", "logprob", "rate", "token_ids", "seed"}),
+        frozenset(
+            {"generate", "logprobs", "top_logprobs", "logprob", "rate", "token_ids", "seed", "workers"}
+        ),
     ),
     "transformers": Built(
         "Transformers",
@@ -55,6 +57,7 @@ ENGINES: dict[str, Built] = {
                 "seed",
                 "json_schema",
                 "constraint",
+                "workers",
             }
         ),
     ),

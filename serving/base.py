@@ -23,6 +23,7 @@ Capability: TypeAlias = Literal[
     "seed",  # the same request and seed give the same reply
     "json_schema",  # text that keeps a JSON schema
     "constraint",  # text that keeps any constraint
+    "workers",  # one text by several workers side by side
 ]
 
 

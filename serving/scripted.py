@@ -72,7 +72,7 @@ class Scripted(Engine):
         self._top = top_logprobs
         self._ids = ids
         self._constant: dict[tuple[int, int, tuple[str, ...], int], Served[tuple[Completion, ...]]] = {}
-        gives: set[Capability] = {"generate", "logprobs", "seed"}
+        gives: set[Capability] = {"generate", "logprobs", "seed", "workers"}
         gives |= {"token_ids"} if ids else set()
         gives |= {"logprob"} if logprob else set()
         gives |= {"rate"} if rate else set()

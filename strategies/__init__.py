@@ -7,11 +7,18 @@ from ..serving import registry
 
 STRATEGIES: dict[str, str] = {
     "a_star": "AStar",
+    "arcmemo": "ArcMemo",
     "beam": "Beam",
     "best_of_n": "BestOfN",
     "chain_of_thought": "ChainOfThought",
+    "chops": "CHOPS",
+    "diffadapt": "DiffAdapt",
+    "drag": "DRAG",
     "dvts": "DVTS",
     "entropic_filter": "EntropicFilter",
+    "hedged": "Hedged",
+    "hogwild": "Hogwild",
+    "iterdrag": "IterDRAG",
     "lookahead_filter": "LookaheadFilter",
     "maxs": "MAXS",
     "mcts": "MCTS",
@@ -19,11 +26,17 @@ STRATEGIES: dict[str, str] = {
     "particle_filter": "ParticleFilter",
     "particle_gibbs": "ParticleGibbs",
     "planner": "Planner",
+    "rag": "RAG",
     "react": "ReAct",
     "revision": "Revision",
+    "reweighted_vote": "ReweightedVote",
     "self_consistency": "SelfConsistency",
+    "short_m": "ShortM",
+    "smart": "SMART",
     "spar": "SPaR",
     "thinksum": "ThinkSum",
+    "tot_dfs": "ToTDFS",
+    "x_mbr": "XMBR",
 }
 """File (which is the strategy's name) → class."""
 

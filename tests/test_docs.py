@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from abduce.orchestrator import recipe, strict_yaml
-from abduce.orchestrator.cli_parser import parser
+from abduce.orchestrator.arguments import parser
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [

@@ -9,7 +9,7 @@ values (`slots.py`). What it gives beyond the others: constrained samples with p
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,12 +21,14 @@ from ..constraints import Constraint, Form, JsonSchema, Regex, masking_form
 from ..errors import EngineError, demand
 from ..flow import Completion, Generate, Hidden, LogLikelihood, LogProb, Prompt, Usage
 from ..seeds import derive
+from ..workers import Workers
 from . import awrs
 from .awrs_smc import Particle, particles
 from .batching import Batcher, Done
 from .decoding import Program, Turn, sample, score
 from .model import Attention, Tokeniser, demand_plain_layers, folder_of, load
 from .potentials import Potential, potential
+from .query_ttt import QueryTTT, answer
 from .slots import Slots, last_state
 from .timed import Timed
 
@@ -53,6 +55,12 @@ class Transformers(Engine):
     A batch rounds by its composition: log-probs differ by 1e-5 or so, and a text, rarely, with them.
     `deterministic=True` feeds each row alone and reuses no prefix: then a reply depends on its request and
     seed alone. Fields of `Generate.extra` are for servers; there is none here, and they are ignored.
+
+    `Generate.workers` are served one group at a time, each in blocks of keys and values of its own.
+
+    `query_ttt`, such as `{n_steps: 32, min_tokens: 4096}`: the queries are trained on each prompt before it
+    is answered, on one at a time, with keys and values of its own; see `QueryTTT`. Each step counts as
+    2 · span prompt tokens. Likelihoods, hidden states and workers are the model's own.
     """
 
     name = "transformers"
@@ -67,6 +75,7 @@ class Transformers(Engine):
             "seed",
             "json_schema",
             "constraint",
+            "workers",
         }
     )
 
@@ -85,6 +94,7 @@ class Transformers(Engine):
         max_rejects: int | None = None,
         check_timeout_s: float = 5.0,
         deterministic: bool = False,
+        query_ttt: QueryTTT | Mapping[str, Any] | None = None,
     ) -> None:
         for name, value in {"slots": slots, "context": context, "threads": threads}.items():
             demand(
@@ -112,6 +122,10 @@ class Transformers(Engine):
         self._known: Tokeniser | None = None
         self._grammars: dict[Form | None, Potential] = {}
         self._loaded: tuple[Any, Batcher] | None = None
+        self._grouping = threading.Lock()  # one group of workers at a time
+        self._query_ttt = QueryTTT.of(query_ttt)
+        self._adapting = threading.Lock()  # gradients and optimiser of one prompt at a time
+        self._sharing: Any = None
         self._head = lru_cache(maxsize=256)(self._encode_head)
         self._tokens = lru_cache(maxsize=4096)(self._encode)
 
@@ -126,21 +140,24 @@ class Transformers(Engine):
         if request.n < 1 or request.sampling.max_tokens < 1:
             raise EngineError("n and max_tokens must be at least 1.")
         await self.ready()
+        if request.workers is not None:
+            return await self._by_workers(request, request.workers, seed)
         turn = self.turn(request)
         seeds = [derive(seed, i) for i in range(request.n)]
         program: Callable[[Sequence[int]], Program[list[Completion]]] = partial(sample, turn)
         if request.constraint is not None:
             program = await self._constrained(request, turn)
-        completions: list[Completion] = []
-        n_cached = 0
-        for first in range(0, request.n, self.slots):
-            some = seeds[first : first + self.slots]
-            value, found = await self._run(program(some), len(some))
-            completions += value
-            n_cached = n_cached if first else found
+        rounds = [seeds[first : first + self.slots] for first in range(0, request.n, self.slots)]
+        programs = [(partial(program, some), len(some)) for some in rounds]
+        n_extra = self._query_ttt.cost_tokens(len(turn.prompt)) if self._query_ttt else 0
+        if n_extra:
+            done = await self._adapted(turn.prompt, programs, derive(seed, "query_ttt"))
+        else:
+            done = [await self._run(begin(), n) for begin, n in programs]
+        completions: list[Completion] = [each for one in done for each in one.value]
         usage = Usage(
-            input_tokens=len(turn.prompt),
-            cached_tokens=n_cached,
+            input_tokens=len(turn.prompt) + n_extra,
+            cached_tokens=0 if n_extra else done[0].n_cached,
             output_tokens=sum(each.n_tokens for each in completions),
             calls=1,
         )
@@ -197,8 +214,9 @@ class Transformers(Engine):
         return found
 
     def count_tokens(self, prompt: Prompt) -> int:
-        """Exact. Loads the tokeniser if it is not loaded."""
-        return len(self._ids(prompt))
+        """Exact, with what training on it counts as. Loads the tokeniser if it is not loaded."""
+        n_tokens = len(self._ids(prompt))
+        return n_tokens + (self._query_ttt.cost_tokens(n_tokens) if self._query_ttt else 0)
 
     async def close(self) -> None:
         """Abort what is in flight and free the model."""
@@ -235,6 +253,82 @@ class Transformers(Engine):
 
         return program
 
+    # ------------------------------------------------------------ queries trained on the prompt
+
+    async def _adapted(
+        self,
+        prompt: tuple[int, ...],
+        programs: Sequence[tuple[Callable[[], Program[Any]], int]],
+        seed: int,
+    ) -> list[Done]:
+        """What the programs give with the prompt's own queries."""
+        given_up = threading.Event()
+        loaded = self._both()
+
+        def stopped() -> bool:
+            return given_up.is_set() or self._loaded is not loaded  # the engine was closed
+
+        def served() -> list[Done]:
+            with self._adapting:
+                assert self._query_ttt is not None
+                return answer(
+                    loaded[0],
+                    prompt,
+                    programs,
+                    self._query_ttt,
+                    seed=seed,
+                    stopped=stopped,
+                    apart=self.deterministic,
+                    threads=self._threads,
+                )
+
+        try:
+            return await asyncio.to_thread(served)
+        finally:
+            given_up.set()
+
+    # ------------------------------------------------------------ workers
+
+    async def _by_workers(
+        self, request: Generate, workers: Workers, seed: int
+    ) -> Served[tuple[Completion, ...]]:
+        """Each sample by a group of its own, one group after the other."""
+        if request.logprobs or request.top_logprobs or request.constraint or request.sampling.stop:
+            raise EngineError("Workers write without log-probs, constraint and stop texts: leave them out.")
+        stopped = threading.Event()
+        try:
+            return await asyncio.to_thread(self._write, request, workers, seed, stopped.is_set)
+        finally:
+            stopped.set()
+
+    def _write(
+        self, request: Generate, workers: Workers, seed: int, stopped: Callable[[], bool]
+    ) -> Served[tuple[Completion, ...]]:
+        from . import hogwild
+
+        known, (model, _) = self._tokeniser, self._both()
+        with self._grouping:
+            if self._sharing is None:
+                self._sharing = hogwild.Sharing(model, threads=self._threads)
+            written = [
+                hogwild.written(
+                    self._sharing,
+                    known,
+                    workers,
+                    self.turn(request),
+                    derive(seed, i),
+                    context=self.context,
+                    stopped=stopped,
+                )
+                for i in range(request.n)
+            ]
+        usage = Usage(
+            input_tokens=sum(each.n_given for each in written),
+            output_tokens=sum(each.completion.n_tokens for each in written),
+            calls=1,
+        )
+        return Served(tuple(each.completion for each in written), usage)
+
     # ------------------------------------------------------------ the model
 
     @property
@@ -263,7 +357,7 @@ class Transformers(Engine):
 
     def _free(self) -> None:
         with self._loading:
-            loaded, self._loaded = self._loaded, None
+            loaded, self._loaded, self._sharing = self._loaded, None, None
         if loaded is not None:
             loaded[1].close()
         self._timed.close()

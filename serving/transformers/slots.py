@@ -49,6 +49,12 @@ class Slots:
             for tensor in (tensor for kept in self._kept.values() for tensor in kept):
                 tensor[target, :, :length] = tensor[source, :, :length]
 
+    def ordinary(self, slot: int) -> dict[int, list[Any]]:
+        """Keys and values of a slot, of each layer `[1, kv_heads, length, head_dim]`, in tensors that
+        autograd may keep: those made in inference mode are replaced by copies, which the slots go on with."""
+        self._kept = {layer: [tensor.clone() for tensor in kept] for layer, kept in self._kept.items()}
+        return {layer: [tensor[slot : slot + 1] for tensor in kept] for layer, kept in self._kept.items()}
+
     # ------------------------------------------------------------ one forward
 
     def _batch(self, rows: Sequence[Row]) -> "list[Vector]":
@@ -65,7 +71,7 @@ class Slots:
         view = _View(self, [row.slot for row in rows], positions)
         logits = self._model(
             input_ids=ids,
-            attention_mask=_causal(torch, positions, view.length, self._model.dtype),
+            attention_mask=causal(torch, positions, view.length, self._model.dtype),
             position_ids=positions,
             past_key_values=view,
             use_cache=True,
@@ -132,13 +138,19 @@ class _View:
 
 @contextmanager
 def inference(threads: int) -> Iterator[None]:
-    """No gradients, and so many threads of the CPU, of which the caller's own setting is put back."""
+    """No gradients, and so many threads of the CPU."""
+    with threads_of(threads), import_module("torch").inference_mode():
+        yield
+
+
+@contextmanager
+def threads_of(n: int) -> Iterator[None]:
+    """So many threads of the CPU; the caller's own setting is put back."""
     torch = import_module("torch")
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(n)
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         torch.set_num_threads(before)
 
@@ -150,15 +162,15 @@ def last_state(model: Any, prompt: Sequence[int], *, threads: int = 1) -> tuple[
         positions = torch.arange(len(prompt), device=model.device)[None]
         states = model.base_model(
             input_ids=torch.tensor([list(prompt)], device=model.device),
-            attention_mask=_causal(torch, positions, len(prompt), model.dtype),
+            attention_mask=causal(torch, positions, len(prompt), model.dtype),
             position_ids=positions,
             use_cache=False,
         ).last_hidden_state
         return tuple(states[0, -1].float().tolist())
 
 
-def _causal(torch: Any, positions: Any, length: int, dtype: Any) -> Any:
-    """Additive mask: a position attends to itself and to those before it."""
+def causal(torch: Any, positions: Any, length: int, dtype: Any) -> Any:
+    """Additive mask `[rows, 1, new, length]`: a position attends to itself and to those before it."""
     later = torch.arange(length, device=positions.device) > positions[:, None, :, None]
     mask = torch.zeros(later.shape, dtype=dtype, device=positions.device)
     return mask.masked_fill_(later, torch.finfo(dtype).min)
