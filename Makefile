@@ -11,6 +11,7 @@ PY     := $(VENV)/bin/python
 SGLANG := .venv-sglang
 PIP    := $(PY) -m pip --disable-pip-version-check --quiet
 ABDUCE := $(PY) -m abduce
+SPREAD := -n logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-sglang bench-gpu lint types clean model
@@ -29,14 +30,14 @@ demo: $(VENV)/.core model
 	$(ABDUCE) solve "24 x 3" --recipe a-star-long-products --check numeric=72
 
 test: $(VENV)/.test model
-	$(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal
+	$(PY) -m pytest $(SPREAD)
 
 test-sglang: $(VENV)/.test $(SGLANG)/.ready model
 	$(PY) -m pytest -m sglang $(NEED_SERVER)
-	$(SGLANG)/bin/python -m pytest -m "sglang or not sglang" $(NEED_TORCH)
+	OMP_NUM_THREADS=1 $(SGLANG)/bin/python -m pytest $(SPREAD) -m "sglang or not sglang" $(NEED_TORCH)
 	PYTHONPATH=$(SGLANG_ENV)/stand_ins $(SGLANG)/bin/python -m pytest -W default -m "sglang or not sglang" \
 	    tests/serving/test_contract.py -k "in-process or transformers"
-	TRITON_INTERPRET=1 $(SGLANG)/bin/python -m pytest -n logical --maxprocesses 4 --dist worksteal tests/serving/kernels
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(SGLANG)/bin/python -m pytest $(SPREAD) tests/serving/kernels
 
 bench-gpu:
 	PYTHONPATH=. $(or $(PYTHON),python3) benchmarks/kernels.py
