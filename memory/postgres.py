@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..serving.entries import Entry, Match
 from ..serving.errors import EngineError
+from ..serving.postgres_url import shown
 from .base import Change, changed, merged
 from .checking import check_action, checked, clean, dump_entry, load_entry
 from .codes import packed, unpacked
 from .embedder import TEXT_ONLY, near, other_embedder
 from .in_memory import no_version
-from .postgres_link import Link, shown
+from .postgres_link import Link
 from .ranking import Corpus, Ranked, Tally, asked, best, depth, fused, searched, why, words
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ..serving import redact
-from ..serving.errors import AbduceError, MissingExtra, UsageError
+from ..serving.errors import AbduceError, UsageError
+from ..serving.postgres_url import check, driver, one_line, shown
 
 if TYPE_CHECKING:
     import psycopg
@@ -51,7 +52,7 @@ class Link:
     """One connection, used by one thread."""
 
     def __init__(self, url: str) -> None:
-        _check(url)
+        check(url, kept="A memory", instead="the name of a file such as concepts.db")
         redact.register_password(url)
         self.url = url
         self.vectors = ""  # the schema of pgvector, once it is known; "-" if there is none
@@ -101,7 +102,7 @@ class Link:
         return self._pool.submit(self._work, work, begin)
 
     def _work(self, work: "Callable[[Server], T]", begin: str) -> T:
-        driver = _driver()
+        pg = driver()
         try:
             server = self._alive()
             if not begin:
@@ -111,30 +112,30 @@ class Link:
                 done = work(server)
                 server.execute("COMMIT")
             except BaseException:
-                with suppress(driver.Error):
+                with suppress(pg.Error):
                     server.execute("ROLLBACK")
                 raise
-        except driver.Error as error:
+        except pg.Error as error:
             raise AbduceError(
-                f"The memory at {shown(self.url)} failed: {_one_line(error)}. Nothing of a write that failed "
+                f"The memory at {shown(self.url)} failed: {one_line(error)}. Nothing of a write that failed "
                 "was kept, everything before it is there."
             ) from None
         return done
 
     def _alive(self) -> "Server":
-        driver = _driver()
+        pg = driver()
         if self._server is not None:
-            with suppress(driver.Error):
+            with suppress(pg.Error):
                 self._server.execute("SELECT 1")
                 return self._server
             self._server.close()
         try:
-            self._server = driver.connect(
+            self._server = pg.connect(
                 self.url, autocommit=True, connect_timeout=10, application_name="abduce"
             )
-        except driver.Error as error:
+        except pg.Error as error:
             raise UsageError(
-                f"The PostgreSQL server at {shown(self.url)} cannot be used: {_one_line(error)}. Is it "
+                f"The PostgreSQL server at {shown(self.url)} cannot be used: {one_line(error)}. Is it "
                 "running, and is the URL right?"
             ) from None
         _make_tables(self._server)
@@ -164,7 +165,7 @@ def _vectors(server: "Server") -> str:
     """The schema that pgvector is in, made if it can be; the table of vectors with it."""
     found = server.execute(_EXTENSION).fetchone()
     if found is None:
-        with suppress(_driver().Error):  # it is not installed, or this user may not
+        with suppress(driver().Error):  # it is not installed, or this user may not
             server.execute("CREATE EXTENSION IF NOT EXISTS vector SCHEMA public")
             found = server.execute(_EXTENSION).fetchone()
     if found is None:
@@ -180,46 +181,3 @@ def _vectors(server: "Server") -> str:
 _EXTENSION = """
 SELECT nspname FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = 'vector'
 """
-
-
-def shown(url: str) -> str:
-    """The URL without what nobody should see."""
-    try:
-        parts = _driver().conninfo.conninfo_to_dict(url)
-    except Exception:  # it tells what it cannot read, password and all
-        return "postgresql://…"
-    user = f"{parts['user']}@" if parts.get("user") else ""
-    port = f":{parts['port']}" if parts.get("port") else ""
-    return f"postgresql://{user}{parts.get('host', '')}{port}/{parts.get('dbname', '')}"
-
-
-def _check(url: str) -> None:
-    driver = _driver()
-    kind = url.partition("://")[0]
-    if kind not in ("postgresql", "postgres"):
-        raise UsageError(
-            f"A memory cannot be kept at {kind}://…. Write the name of a file such as concepts.db, or "
-            "postgresql://user:password@host/database."
-        )
-    try:
-        driver.conninfo.conninfo_to_dict(url)
-    except driver.Error:
-        raise UsageError(
-            "The URL of the memory cannot be read. Write postgresql://user@host:5432/database, with "
-            "%-escapes for / : @ ? # in a password."
-        ) from None
-
-
-def _one_line(error: Exception) -> str:
-    if said := getattr(getattr(error, "diag", None), "message_primary", None):
-        return str(said)
-    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip()).rstrip(".")
-
-
-def _driver() -> Any:
-    try:
-        import psycopg
-        import psycopg.conninfo
-    except ImportError:
-        raise MissingExtra("psycopg, for memories in PostgreSQL,", "postgres") from None
-    return psycopg

@@ -15,9 +15,9 @@ import asyncio
 import inspect
 import logging
 import warnings
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from . import redact, settings
@@ -25,6 +25,7 @@ from .base import Capability, Engine, Served
 from .constraints import JsonSchema
 from .errors import EngineError, MissingExtra, TransientError, UsageError, demand
 from .flow import Completion, Generate, Message, Prompt, Usage
+from .gather import gather
 from .rates import Rates
 from .replies import completion, counted, retry_after_s
 from .seeds import derive
@@ -32,7 +33,6 @@ from .tool_calls import described, offer, plain, write
 
 log = redact.guard(logging.getLogger(__name__))
 
-_Drawn: TypeAlias = Served[tuple[Completion, ...]]
 
 COMPROMISED = ("1.107.0",)
 """Releases made to steal keys; `SAFE` is what to install."""
@@ -130,7 +130,7 @@ class Litellm(Engine):
         if many and len(told) < request.n:
             self._one_by_one = True
         calls = (self._call(fields, request, derive(seed, i), 1) for i in range(len(told), request.n))
-        for more in await _all(calls):
+        for more in await gather(calls):
             told += more.value
             usage += more.usage
         return Served(tuple(told[: request.n]), usage)
@@ -336,17 +336,6 @@ class Litellm(Engine):
                 self._priceless = True
                 log.warning("litellm knows no price of %s: its calls count as costing nothing.", self.model)
             return 0.0
-
-
-async def _all(calls: Iterable[Coroutine[Any, Any, _Drawn]]) -> list[_Drawn]:
-    """All calls at once; if one fails, the others are cancelled before it is told."""
-    tasks = [asyncio.ensure_future(call) for call in calls]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _close_at_end(library: Any) -> None:

@@ -8,14 +8,15 @@ import asyncio
 import json
 import sys
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ...serving import redact
 from ...serving.errors import UsageError
+from ...serving.gather import gather
 from ...serving.seeds import derive
 from ...strategies.base import Result
 from ...strategies.rag.allocation import Allocation, Point, fit, frontier, line, normalised
@@ -32,7 +33,6 @@ from .rag_log import Log, Row
 from .solve import fetch_models
 
 BUDGETS = (1_000, 4_000, 16_000, 32_000, 128_000, 1_000_000)
-T = TypeVar("T")
 
 
 # ---------------------------------------------------------------- abduce rag fit
@@ -128,7 +128,7 @@ async def readings(
         if (task, problem.id, *theta) not in log.known
     ]
     try:
-        await _all([one(*each) for each in work])
+        await gather([one(*each) for each in work])
     finally:
         print(f"\r{done} of {len(work)} readings", file=sys.stderr)
     return failed
@@ -297,7 +297,7 @@ async def _demonstrations(
         documents = await _documents(pipeline, like, list(queries))
         return Demonstration(problem.task.question, answer, steps, tuple(documents))
 
-    made = await _all([one(*each) for each in asked])
+    made = await gather([one(*each) for each in asked])
     return [each for each in made if each is not None]
 
 
@@ -316,17 +316,6 @@ async def _documents(pipeline: Pipeline, like: Reading, queries: Sequence[str]) 
             kept = {"id": str(row.get("id", "")), "title": title, "text": row["text"]}
             found.setdefault(str(row.get("id") or row["text"]), kept)
     return list(found.values())
-
-
-async def _all(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results, in order. If one fails, the others are called off before that is told."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 # ---------------------------------------------------------------- what was typed

@@ -22,9 +22,10 @@ from urllib.parse import urlsplit
 
 from ...serving import redact, settings
 from ...serving.errors import JournalError, UsageError
+from ...serving.postgres_url import check, shown
 from ..journal import Row
 from .folder import FolderStore, gone
-from .postgres_link import Link, check, connect, conninfo, shown, told
+from .postgres_link import Link, connect, conninfo, told
 
 if TYPE_CHECKING:
     import psycopg
@@ -45,7 +46,7 @@ class PostgresStore:
     @classmethod
     def at(cls, url: str) -> "PostgresStore":
         """The store at a URL; nothing is connected to yet."""
-        check(url)
+        check(url, kept="Runs", instead="a folder")
         if urlsplit(url).password:
             redact.register(url)
         return cls(settings.home() / "runs", url)

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from ...serving.errors import AbduceError, MissingExtra, UsageError
+from ...serving.errors import AbduceError, UsageError
+from ...serving.postgres_url import driver, one_line, shown
 
 if TYPE_CHECKING:
     import psycopg
@@ -49,54 +50,22 @@ MIGRATIONS = (
 )
 
 
-def shown(url: str) -> str:
-    """The URL without what nobody should see."""
-    try:
-        parts = _driver().conninfo.conninfo_to_dict(url)
-    except Exception:  # it tells what it cannot read, password and all
-        return "postgresql://…"
-    user = f"{parts['user']}@" if parts.get("user") else ""
-    port = f":{parts['port']}" if parts.get("port") else ""
-    return f"postgresql://{user}{parts.get('host', '')}{port}/{parts.get('dbname', '')}"
-
-
-def check(url: str) -> None:
-    """Raises UsageError if the URL cannot be one, or there is no driver for it."""
-    psycopg = _driver()
-    if url.partition("://")[0] not in ("postgresql", "postgres"):
-        kind = url.partition("://")[0]
-        raise UsageError(
-            f"Runs cannot be kept at {kind}://…: give a folder, or postgresql://user:password@host/database."
-        )
-    try:
-        parts = psycopg.conninfo.conninfo_to_dict(url)
-    except psycopg.Error:
-        parts = {"port": "unreadable"}
-    ports = str(parts.get("port", "")).split(",")  # of each host
-    # A password with a / in it makes the driver take what is before it for a port.
-    if any(port and not port.isdigit() for port in ports) or "@" in str(parts.get("dbname", "")):
-        raise UsageError(
-            "The URL of the store cannot be read. Write postgresql://user@host:5432/database, with :password "
-            "after the user if there is one, and in it %-escapes for / : @ ? # (/ is %2F)."
-        )
-
-
 def conninfo(url: str) -> str:
     """The URL as the driver wants it, with what it leaves unsaid."""
-    driver = _driver()
-    text: str = driver.conninfo.make_conninfo(**{**_DEFAULTS, **driver.conninfo.conninfo_to_dict(url)})
+    pg = driver()
+    text: str = pg.conninfo.make_conninfo(**{**_DEFAULTS, **pg.conninfo.conninfo_to_dict(url)})
     return text
 
 
 def connect(url: str) -> "psycopg.Connection[Any]":
     """A connection of its own, each statement a transaction. Raises UsageError if there is none to be had."""
-    driver = _driver()
+    pg = driver()
     try:
-        made: psycopg.Connection[Any] = driver.connect(conninfo(url), autocommit=True)
+        made: psycopg.Connection[Any] = pg.connect(conninfo(url), autocommit=True)
         made.execute(_STAY)
-    except driver.Error as error:
+    except pg.Error as error:
         raise UsageError(
-            f"The PostgreSQL server at {shown(url)} cannot be used: {_one_line(error)}. Is it running, and "
+            f"The PostgreSQL server at {shown(url)} cannot be used: {one_line(error)}. Is it running, and "
             "is the URL right?"
         ) from None
     return made
@@ -134,7 +103,7 @@ class Link:
 
     def _alive(self) -> "psycopg.Connection[Any]":
         if self._connection is not None and self._pid == os.getpid():
-            with suppress(_driver().Error):
+            with suppress(driver().Error):
                 self._connection.execute("SELECT 1")
                 return self._connection
             self._connection.close()
@@ -188,22 +157,5 @@ def told(url: str) -> Iterator[None]:
     """The driver's errors as ours."""
     try:
         yield
-    except _driver().Error as error:
-        raise AbduceError(f"The store at {shown(url)} failed: {_one_line(error)}.") from None
-
-
-def _one_line(error: Exception) -> str:
-    if said := getattr(getattr(error, "diag", None), "message_primary", None):
-        return str(said)  # without the statement and the place in it
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith("Is the server running")]  # we ask that ourselves
-    return "; ".join(lines).rstrip(".") or type(error).__name__
-
-
-def _driver() -> Any:
-    try:
-        import psycopg
-        import psycopg.conninfo
-    except ImportError:
-        raise MissingExtra("psycopg, for runs in PostgreSQL,", "postgres") from None
-    return psycopg
+    except driver().Error as error:
+        raise AbduceError(f"The store at {shown(url)} failed: {one_line(error)}.") from None
