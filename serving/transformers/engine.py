@@ -26,6 +26,7 @@ from . import awrs
 from .awrs_smc import Particle, particles
 from .batching import Batcher, Done
 from .decoding import Program, Turn, sample, score
+from .groups import Groups, refuse
 from .model import Attention, Tokeniser, demand_plain_layers, folder_of, load
 from .potentials import Potential, potential
 from .query_ttt import QueryTTT, answer
@@ -122,10 +123,9 @@ class Transformers(Engine):
         self._known: Tokeniser | None = None
         self._grammars: dict[Form | None, Potential] = {}
         self._loaded: tuple[Any, Batcher] | None = None
-        self._grouping = threading.Lock()  # one group of workers at a time
+        self._groups = Groups(threads=self._threads, context=context)
         self._query_ttt = QueryTTT.of(query_ttt)
         self._adapting = threading.Lock()  # gradients and optimiser of one prompt at a time
-        self._sharing: Any = None
         self._head = lru_cache(maxsize=256)(self._encode_head)
         self._tokens = lru_cache(maxsize=4096)(self._encode)
 
@@ -292,36 +292,13 @@ class Transformers(Engine):
     async def _by_workers(
         self, request: Generate, workers: Workers, seed: int
     ) -> Served[tuple[Completion, ...]]:
-        """Each sample by a group of its own, one group after the other."""
-        if request.logprobs or request.top_logprobs or request.constraint or request.sampling.stop:
-            raise EngineError("Workers write without log-probs, constraint and stop texts: leave them out.")
-        stopped = threading.Event()
-        try:
-            return await asyncio.to_thread(self._write, request, workers, seed, stopped.is_set)
-        finally:
-            stopped.set()
-
-    def _write(
-        self, request: Generate, workers: Workers, seed: int, stopped: Callable[[], bool]
-    ) -> Served[tuple[Completion, ...]]:
-        from . import hogwild
-
-        known, (model, _) = self._tokeniser, self._both()
-        with self._grouping:
-            if self._sharing is None:
-                self._sharing = hogwild.Sharing(model, threads=self._threads)
-            written = [
-                hogwild.written(
-                    self._sharing,
-                    known,
-                    workers,
-                    self.turn(request),
-                    derive(seed, i),
-                    context=self.context,
-                    stopped=stopped,
-                )
-                for i in range(request.n)
-            ]
+        """Each sample by a group of its own."""
+        refuse(request)
+        if self._query_ttt is not None:
+            raise EngineError("Workers share one cache, and query_ttt adapts another: use an engine without.")
+        model, _ = self._both()
+        seeds = [derive(seed, i) for i in range(request.n)]
+        written = await self._groups.write(model, self._tokeniser, self.turn(request), workers, seeds)
         usage = Usage(
             input_tokens=sum(each.n_given for each in written),
             output_tokens=sum(each.completion.n_tokens for each in written),
@@ -357,9 +334,10 @@ class Transformers(Engine):
 
     def _free(self) -> None:
         with self._loading:
-            loaded, self._loaded, self._sharing = self._loaded, None, None
+            loaded, self._loaded = self._loaded, None
         if loaded is not None:
             loaded[1].close()
+        self._groups.stop()
         self._timed.close()
 
     # ------------------------------------------------------------ text to tokens

@@ -52,7 +52,8 @@ class Slots:
     def ordinary(self, slot: int) -> dict[int, list[Any]]:
         """Keys and values of a slot, of each layer `[1, kv_heads, length, head_dim]`, in tensors that
         autograd may keep: those made in inference mode are replaced by copies, which the slots go on with."""
-        self._kept = {layer: [tensor.clone() for tensor in kept] for layer, kept in self._kept.items()}
+        for layer, kept in self._kept.items():  # one after the other: a copy of all would double the memory
+            self._kept[layer] = [tensor.clone() for tensor in kept]
         return {layer: [tensor[slot : slot + 1] for tensor in kept] for layer, kept in self._kept.items()}
 
     # ------------------------------------------------------------ one forward
