@@ -139,19 +139,25 @@ def merge(
     """
     n_heads, m = centres.shape
     wide = x.transpose(0, 1).to(torch.promote_types(x.dtype, torch.float32))
-    out = torch.empty(m, n_heads, x.shape[2], dtype=wide.dtype, device=x.device)
-    for h in range(n_heads):
-        for y in range(m):
-            members = torch.cat([centres[h, y : y + 1], tokens[h][target[h] == y]])
-            member, w = wide[h, members], weights[h, members].to(wide.dtype)[:, None]
-            if len(members) == 1 or not float(w.sum()) > 0:
-                out[y, h] = member[0]
-            elif unit:
-                u = (w * torch.nn.functional.normalize(member, dim=-1)).sum(0)
-                out[y, h] = member[0].norm() * torch.nn.functional.normalize(u, dim=0)
-            else:
-                out[y, h] = (w * member).sum(0) / w.sum()
-    return out.to(x.dtype)
+    members = torch.cat([centres, tokens.clamp_min(0)], 1)
+    class_of = torch.cat([torch.arange(m, device=x.device).expand(n_heads, -1), target], 1)
+
+    def sums(of: torch.Tensor) -> torch.Tensor:
+        """Of [kv_heads, members, ...] over each class; the last class, which is dropped, is left out."""
+        total = of.new_zeros(n_heads, m + 1, *of.shape[2:])
+        index = class_of.view(*class_of.shape, *[1] * (of.dim() - 2)).expand(of.shape)
+        return total.scatter_add_(1, index, of)[:, :m]
+
+    member = wide.gather(1, members[..., None].expand(-1, -1, wide.shape[2]))
+    w = weights.gather(1, members).to(wide.dtype)
+    centre, total = member[:, :m], sums(w)[..., None]
+    if unit:
+        u = sums(w[..., None] * torch.nn.functional.normalize(member, dim=-1))
+        merged = centre.norm(dim=-1, keepdim=True) * torch.nn.functional.normalize(u, dim=-1)
+    else:
+        merged = sums(w[..., None] * member) / torch.where(total > 0, total, 1.0)
+    alone = sums(torch.ones_like(w))[..., None] == 1
+    return torch.where(alone | (total <= 0), centre, merged).transpose(0, 1).contiguous().to(x.dtype)
 
 
 # ---------------------------------------------------------------- details

@@ -1,0 +1,216 @@
+"""A text that is read once, exactly, and what later tokens see of it.
+
+    prefix ──► the model ──► q, k, v of each layer ──► method ──► memory ──┐
+    later tokens ──► the model, with keys and values of their own ─────────┴─► one softmax, layer by layer
+
+Positions are the text's own throughout: a memory of 100 entries that stands for 1,000 tokens is followed by
+position 1,000. Sizes are in tokens per KV head; `keep_ratio` is the share of a prefix that later tokens read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from ...errors import UsageError
+from ...kernels import paged
+from ..model import demand_plain_layers, library
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """What one layer computed of a text: q [n, heads, head_dim], k, v [n, kv_heads, head_dim], rotated."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    scale: float
+    _sums: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)
+
+    def attention_sums(self, window: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention that each key gets from all queries, and from the last `window`, [kv_heads, n] each: what
+        `ems.column_sums` gives, remembered, since several methods ask for the same."""
+        if window not in self._sums:
+            n_q, n = len(self.q), len(self.k)
+            s = _logits(self.q, self.k, self.scale) + _causal(n_q, n, self.q)
+            p = torch.softmax(s, -1).mean(1)
+            self._sums[window] = p.sum(1), p[:, max(n_q - window, 0) :].sum(1)
+        return self._sums[window]
+
+
+class Memory(Protocol):
+    """What is left of a prefix for later tokens."""
+
+    @property
+    def refresh(self) -> int | None:
+        """After how many tokens `step` must be called; None for never."""
+
+    @property
+    def read_share(self) -> float:
+        """Entries that a later token reads, of those that the prefix had; the mean over layers and heads."""
+
+    def attend(self, layer: int, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention of q [n_q, heads, head_dim] over the layer's entries: o as q, and the log-sum-exp
+        [n_q, heads], float32 or wider."""
+
+    def step(self) -> None:
+        """`refresh` tokens have been read since the last time."""
+
+
+class Method(Protocol):
+    """Makes a memory of what the layers computed of one text."""
+
+    def __call__(self, prefix: Sequence[Prefix]) -> Memory: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A memory of fixed entries: per layer k, v [entries, kv_heads, head_dim], and mass [kv_heads, entries].
+
+    An entry's logit is raised by ln mass; mass 0 is no entry. `mass` None is 1 everywhere.
+    """
+
+    k: Sequence[torch.Tensor]
+    v: Sequence[torch.Tensor]
+    scale: float
+    n: int
+    mass: Sequence[torch.Tensor] | None = None
+
+    @property
+    def refresh(self) -> None:
+        """Never: fixed entries stay as they are."""
+
+    @property
+    def read_share(self) -> float:
+        """See Memory."""
+        if self.mass is None:
+            return sum(len(k) for k in self.k) / len(self.k) / self.n
+        return sum(float((mass > 0).double().mean(0).sum()) for mass in self.mass) / len(self.mass) / self.n
+
+    def attend(self, layer: int, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See Memory."""
+        bias = None if self.mass is None else self.mass[layer].log()[:, None]
+        return attend(q, self.k[layer], self.v[layer], self.scale, bias)
+
+    def step(self) -> None:
+        """See Memory."""
+
+
+class Reader:
+    """A Hugging Face model whose attention goes through memories. The model is taken over: use it only here.
+
+    Raises UsageError for a model whose layers keep no plain keys and values of the whole text.
+    """
+
+    def __init__(self, model: Any) -> None:
+        demand_plain_layers(model.config, model.config.get_text_config().max_position_embeddings)
+        self.model = model
+        self._memory: Memory | None = None
+        self._transformers = library()
+        self._transformers.AttentionInterface.register(_NAME, _attention)
+        model.set_attn_implementation(_NAME)
+
+    def read(self, ids: Sequence[int], after: Sequence[Prefix] = ()) -> list[Prefix]:
+        """What each layer computes of a text; `after`: of one that goes on where that one ended."""
+        cache = self._transformers.DynamicCache()
+        for layer, each in enumerate(after):
+            cache.update(*(x.transpose(0, 1)[None] for x in (each.k, each.v)), layer)
+        self._read: list[Prefix] = []
+        self._forward(ids, len(after[0].k) if after else 0, cache, logits_to_keep=1)
+        read = self._read
+        if not after:
+            return read
+        return [
+            Prefix(torch.cat([old.q, new.q]), new.k, new.v, new.scale)
+            for old, new in zip(after, read, strict=True)
+        ]
+
+    def tell(self, memory: Memory, ids: Sequence[int], position: int) -> torch.Tensor:
+        """Logits [n, vocabulary] of a text that begins at `position`, behind the memory's.
+
+        Token by token or at once is the same, so it is at once, unless the memory adapts.
+        """
+        cache, n = self._transformers.DynamicCache(), len(ids)
+        chunk = memory.refresh or n
+        self._memory, logits = memory, []
+        try:
+            for start in range(0, n, chunk):
+                logits.append(self._forward(ids[start : start + chunk], position + start, cache))
+                memory.step()
+        finally:
+            self._memory = None
+        return torch.cat(logits)
+
+    def _forward(self, ids: Sequence[int], position: int, cache: Any, **more: Any) -> torch.Tensor:
+        given = torch.tensor([list(ids)], device=self.model.device)
+        places = torch.arange(position, position + len(ids), device=given.device)[None]
+        with torch.inference_mode():
+            logits: torch.Tensor = self.model(
+                input_ids=given,
+                position_ids=places,
+                past_key_values=cache,
+                use_cache=True,
+                kv_reader=self,
+                **more,
+            ).logits
+        return logits[0]
+
+
+def n_kept(n: int, keep_ratio: float, window: int) -> int:
+    """Entries of a prefix of n tokens, rounded down. Raises UsageError if the window would fill them all."""
+    if not 0 < keep_ratio <= 1:
+        raise UsageError(f"keep_ratio must be in (0, 1], got {keep_ratio}. Write 0.25 to keep a quarter.")
+    kept = int(n * keep_ratio)
+    if kept <= window and kept < n:
+        raise UsageError(
+            f"A share of {keep_ratio} of {n} tokens leaves {kept} entries, and a window of {window} stays as "
+            "it is: keep more, or write a smaller window."
+        )
+    return kept
+
+
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """o as q [n_q, heads, head_dim], log-sum-exp [n_q, heads]; bias [kv_heads or 1, n_q or 1, n]."""
+    n_q, n_heads, _ = q.shape
+    s = _logits(q, k, scale)
+    if bias is not None:
+        s = s + bias[:, None]
+    o = torch.softmax(s, -1) @ v.to(s.dtype).transpose(0, 1)[:, None]
+    lse = torch.logsumexp(s, -1)
+    return o.permute(2, 0, 1, 3).reshape(n_q, n_heads, -1).to(q.dtype), lse.permute(2, 0, 1).reshape(n_q, -1)
+
+
+# ---------------------------------------------------------------- details
+
+_NAME = "abduce_kv"
+
+
+def _attention(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **words: Any
+) -> tuple[torch.Tensor, None]:
+    """query [1, heads, n_q, head_dim] at the end of key, value [1, kv_heads, n, head_dim]."""
+    reader, scale = words["kv_reader"], words["scaling"]
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    causal = _causal(len(q), len(k), q)
+    if reader._memory is None:
+        reader._read.append(Prefix(q, k, v, scale))
+        o = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=causal.to(q.dtype), scale=scale, enable_gqa=True
+        )
+        return o.transpose(1, 2), None
+    both, _ = paged.merge(*attend(q, k, v, scale, causal), *reader._memory.attend(module.layer_idx, q))
+    return both[None], None
+
+
+def _logits(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:
+    """[kv_heads, group, n_q, n], float32 or wider."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    grouped = q.to(wide).view(len(q), k.shape[1], -1, q.shape[2]).permute(1, 2, 0, 3)
+    return grouped @ k.to(wide).permute(1, 2, 0)[:, None] * scale
+
+
+def _causal(n_q: int, n: int, like: torch.Tensor) -> torch.Tensor:
+    return torch.full((1, n_q, n), -torch.inf, device=like.device).triu(n - n_q + 1)
