@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ...serving.errors import UsageError
-from ..background import wait_for
 from ..arguments.memory import VERBS
+from ..background import wait_for
 
 if TYPE_CHECKING:
     from .sitting import Sitting

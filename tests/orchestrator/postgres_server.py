@@ -20,8 +20,10 @@ _PLACES = ("/usr/lib/postgresql/*/bin", "/usr/local/pgsql/bin", "/opt/homebrew/o
 @contextmanager
 def found(*, durable: bool = False, programs: Path | None = None) -> Iterator[str | None]:
     """The URL of the server named in the environment, else of a private one; None if there can be none.
-    Unless it is `durable` nobody is interested in whether it survives a power failure. `programs` is the folder
-    of those to be used."""
+
+    Unless it is `durable` nobody cares whether it survives a power failure. `programs`: the folder of those
+    to be used.
+    """
     if url := os.environ.get("ABDUCE_TEST_POSTGRES"):
         yield url
     elif (programs := programs or _programs()) is not None:

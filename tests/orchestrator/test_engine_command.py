@@ -41,9 +41,19 @@ def test_replicas_stand_behind_a_cache_aware_router(capsys: pytest.CaptureFixtur
     assert "--worker-urls http://127.0.0.1:31235 http://127.0.0.1:31236" in commands[2]
 
 
+def test_a_kv_method_is_a_backend_and_its_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["engine", "some/model", "--kv", "ems: budget=1024,window=32", "--dry-run"]) == 0
+    command = capsys.readouterr().out.splitlines()[-1]
+    assert "ABDUCE_KV=ems:budget=1024 " in command
+    assert command.count("--attention-backend") == 1
+    assert "--attention-backend abduce_ems" in command
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["m", "--kv", "h2o"], "--kv: no KV method 'h2o'. Write one of ems, actqkv, deltallm"),
+        (["m", "--kv", "ems:budget=x"], "ems:budget is a whole number"),
         (["model.gguf"], "abduce engine small"),
         (["m", "--python", "/no/such/python"], "is no Python that runs"),
         (["m", "--python", sys.executable], "SGLang is not installed"),

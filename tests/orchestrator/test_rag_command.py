@@ -1,6 +1,5 @@
 """`abduce rag`: readings are logged once, the model fits them, demonstrations are what was answered right."""
 
-import asyncio
 import json
 import re
 from itertools import product
@@ -192,22 +191,6 @@ def test_a_model_that_does_not_answer_is_not_logged_as_wrong(capsys, monkeypatch
     assert len(lines("readings.jsonl")) == 1 and not Path("allocation.json").exists()
     code, *_ = run(capsys, *FIT)
     assert code == 0
-
-
-def test_one_failure_calls_off_the_others_before_it_is_told(asked):
-    began, ended = [], []
-
-    async def work(i):
-        began.append(i)
-        try:
-            await asyncio.sleep(0 if i == 3 else 60)
-            raise RuntimeError("no")
-        finally:
-            ended.append(i)
-
-    with pytest.raises(RuntimeError, match="no"):
-        asyncio.run(rag._all([work(i) for i in range(6)]))
-    assert sorted(ended) == sorted(began) == list(range(6))
 
 
 def test_a_log_of_another_reader_is_refused(capsys):

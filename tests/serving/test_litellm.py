@@ -280,8 +280,9 @@ async def test_a_server_that_is_not_there_and_one_that_is_slow() -> None:
 
 async def test_requests_per_minute(four: Spoken) -> None:
     served = at(four, requests_per_minute=2)
+    served.gives()  # litellm is imported at the first call, which may take as long
     calls = [asyncio.ensure_future(ask(served)) for _ in range(4)]
-    done, waiting = await asyncio.wait(calls, timeout=1.0)
+    done, waiting = await asyncio.wait(calls, timeout=3.0)
     assert (len(done), len(waiting), len(four.bodies)) == (2, 2, 2)
     for call in waiting:
         call.cancel()

@@ -45,35 +45,46 @@ def solved(
     p = torch.softmax((q_ @ k_.transpose(2, 3) * scale).masked_fill(hidden(q, k, window), -torch.inf), -1)
     if form == "published":
         return _published(p, q_, k_, v_, ridge).transpose(1, 2).to(q.dtype)
+    middle = k_.mean(2, keepdim=True)  # what all keys share would cancel in the covariance
+    q_, k_ = q_ - middle, k_ - middle
     mean = p @ k_
-    away = k_[:, :, None] - mean[:, :, :, None]  # [batch, heads, n_q, n, d]
     if iterations:
-        eta = conjugate_gradient(p, away, ridge, mean - q_, iterations)
+        eta, _ = conjugate_gradient(p, k_, mean, ridge, mean - q_, iterations)
     else:
-        covariance = torch.einsum("bhij,bhijc,bhije->bhice", p, away, away)
-        covariance = covariance + ridge[..., None] * torch.eye(q.shape[3], dtype=wide, device=q.device)
-        eta = torch.linalg.solve(covariance, mean - q_)
-    a = torch.einsum("bhijc,bhic->bhij", away, eta)
+        eta = torch.linalg.solve(_covariance(p, k_, mean, ridge), mean - q_)
+    a = eta @ k_.transpose(2, 3) - (eta * mean).sum(-1, keepdim=True)
     return (p * (1 - a) @ v_).transpose(1, 2).to(q.dtype)
 
 
 def conjugate_gradient(
-    p: torch.Tensor, away: torch.Tensor, ridge: torch.Tensor, b: torch.Tensor, iterations: int
-) -> torch.Tensor:
-    """x with C x = b, by products with C alone; a row stops at |r|² ≤ 1e-12 max(1e-12, |b|²)."""
+    p: torch.Tensor,
+    k: torch.Tensor,
+    mean: torch.Tensor,
+    ridge: torch.Tensor,
+    b: torch.Tensor,
+    iterations: int,
+    enough: float = 1e-12,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x with C x = b, by products with C alone, and how many of them each row took.
+
+    A row stops at |r|² ≤ enough · max(1e-12, |b|²). p [..., n_q, n], k [..., n, head_dim], the rest
+    [..., n_q, head_dim or 1]; the second result [..., n_q].
+    """
     x, r = torch.zeros_like(b), b
     direction, rr = r, (r * r).sum(-1, keepdim=True)
-    enough = 1e-12 * rr.clamp_min(1e-12)
+    limit = enough * rr.clamp_min(1e-12)
+    taken = torch.zeros_like(rr)
     for _ in range(iterations):
-        along = torch.einsum("bhijc,bhic->bhij", away, direction)
-        product = torch.einsum("bhij,bhijc->bhic", p * along, away) + ridge * direction
-        active = rr > enough
+        along = direction @ k.transpose(-1, -2) - (mean * direction).sum(-1, keepdim=True)
+        product = (p * along) @ k + ridge * direction
+        active = rr > limit
+        taken = taken + active
         alpha = torch.where(active, rr / ((direction * product).sum(-1, keepdim=True) + 1e-30), 0.0)
         x, r = x + alpha * direction, r - alpha * product
         new = (r * r).sum(-1, keepdim=True)
         direction = torch.where(active, r + new / rr.clamp_min(1e-30) * direction, direction)
         rr = torch.where(active, new, rr)
-    return x
+    return x, taken[..., 0]
 
 
 def decode(
@@ -106,6 +117,17 @@ def hidden(q: torch.Tensor, k: torch.Tensor, window: int) -> torch.Tensor:
     i = torch.arange(n - n_q, n, device=q.device)[:, None]
     j = torch.arange(n, device=q.device)
     return (j > i) | ((i - j >= window) if window else torch.zeros_like(j, dtype=torch.bool))
+
+
+def _covariance(p: torch.Tensor, k: torch.Tensor, mean: torch.Tensor, ridge: torch.Tensor) -> torch.Tensor:
+    """C, [..., n_q, head_dim, head_dim], by second moments: no tensor of rows × keys × head_dim.
+
+    In float32 it is off by some 1e-7 |k|², which a small λ does not cover where keys are very long.
+    """
+    second = p @ (k[..., :, None] * k[..., None, :]).flatten(-2)
+    eye = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
+    outer = mean[..., :, None] * mean[..., None, :]
+    return second.unflatten(-1, eye.shape) - outer + ridge[..., None] * eye
 
 
 def _published(

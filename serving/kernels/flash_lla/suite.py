@@ -20,12 +20,13 @@ def _arguments(
     d: int,
     lam: float,
     window: int = 0,
+    offset: float = 0.0,
 ) -> dict[str, Any]:
     rng = torch.Generator().manual_seed(n * 7 + d)
     q = torch.randn(batch, n_q, n_kv * group, d, generator=rng)
     k, v = (torch.randn(batch, n, n_kv, d, generator=rng) for _ in range(2))
     ridge = lam * (1 + torch.rand(n_kv * group, generator=rng))
-    floats = {"q": q, "k": k, "v": v}
+    floats = {"q": q, "k": k + offset, "v": v}
     return {
         **{name: x.to(device, dtype) for name, x in floats.items()},
         "lam": ridge.to(device),
@@ -37,7 +38,7 @@ def _arguments(
 def _cases(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, Any]]:
     yield _arguments(dtype, device, 1, 1, 1, 1, 1, 16, 1.0)
     yield _arguments(dtype, device, 1, 33, 33, 1, 2, 16, 1.0)
-    yield _arguments(dtype, device, 1, 10, 45, 2, 1, 24, 10.0)
+    yield _arguments(dtype, device, 1, 10, 45, 2, 1, 24, 10.0, offset=2.0)
     yield _arguments(dtype, device, 1, 40, 40, 1, 1, 16, 1.0, window=17)
 
 

@@ -52,6 +52,7 @@ FAULTS = [
         "c * against + solved",
     ),
     Fault("flash_lla.forward_and_backward", "p * (beside - away)", "p * (beside + away)"),
+    Fault("flash_lla.forward_and_backward", "right = k_mean + k_centre[None, :]", "right = k_mean"),
     Fault("flash_lla.forward_and_backward", "first + N - 1 + window", "first + window"),
     Fault("flash_lla.decode", "new = tl.maximum(highest, tl.max(s, 0))", "new = tl.max(s, 0)"),
     Fault("flash_lla.decode", "key - shift[None, :]", "key"),

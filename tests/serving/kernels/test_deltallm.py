@@ -106,6 +106,25 @@ def test_runs_are_attention_over_the_approximate_keys():
         torch.testing.assert_close(lse[:, h], torch.logsumexp(s, -1), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("part", [1, 7, 30])
+def test_runs_that_grow_are_the_runs_of_the_whole(part):
+    k = slow(97, 2, d=8, rho=0.9)
+    v = torch.randn(97, 2, 8, generator=rng(4), dtype=torch.float64)
+    limit = torch.full((2, 8), 1.5).double()
+    whole = deltallm.gather_runs(k, v, deltallm.run_ids(k, limit))
+    grown = deltallm.gather_runs(k[:7], v[:7], deltallm.run_ids(k[:7], limit))
+    for first in range(7, 97, part):
+        before = [x.clone() for x in grown]
+        more = deltallm.extend_runs(grown, k[first : first + part], v[first : first + part], limit)
+        assert all(torch.equal(x, y) for x, y in zip(grown, before, strict=True))
+        grown = more
+    assert 20 < whole.mass.shape[1] < 90
+    assert torch.equal(grown.mass, whole.mass)
+    there = (whole.mass > 0).T[..., None]
+    assert torch.equal(grown.k * there, whole.k * there)
+    torch.testing.assert_close(grown.v * there, whole.v * there)
+
+
 def test_each_key_of_a_run_is_near_its_first():
     k = slow(150, 2)
     limit = deltallm.thresholds(k, 2.5)
