@@ -4,6 +4,7 @@ ABDUCE_API_KEYS keys of the gateway, name:key,name:key; beside those of --keys
 ABDUCE_CACHE    folder of fetched weights; else $XDG_CACHE_HOME/abduce, ~/.cache/abduce
 ABDUCE_HOME     folder of runs and memories; else $XDG_STATE_HOME/abduce, ~/.local/state/abduce
 ABDUCE_KEEP     how many finished runs stay, such as "200 runs, 30 days, 2 GB"; else all
+ABDUCE_KV       the KV method of a SGLang server with our plug-in, such as ems:budget=1024; else none
 ABDUCE_MODEL    weights of the embedded engine, a path or hf:…; else the small model of weights.py
 ABDUCE_SANDBOX  "unsafe" runs programs of the tool python without isolation; else none where it cannot be had
 ABDUCE_STORE    where runs are kept, a folder or postgresql://user:password@host/database; else ABDUCE_HOME
@@ -53,6 +54,11 @@ def store() -> str | None:
 def keep() -> str | None:
     """How many finished runs are kept, in words."""
     return os.environ.get("ABDUCE_KEEP") or None
+
+
+def kv_method() -> str | None:
+    """The KV method that a SGLang server is to decode by, as it is written."""
+    return os.environ.get("ABDUCE_KV") or None
 
 
 def model() -> str | None:

@@ -27,8 +27,9 @@ class Workers:
     tokeniser's words begin with theirs: openings and hints do, too.
 
     `past`, `others` and `own` stand before the finished steps, the others' unfinished ones and a worker's
-    own. Once all have written `hint_every` tokens since the last time, the worker who begins a step next
-    begins it with `hint`. A finished step with one of the texts of `until` in it ends the reply.
+    own. Once all together have written more than `hint_every` tokens since the last time, the worker who
+    begins a step next begins it with `hint`. A finished step with one of the texts of `until` in it ends the
+    reply.
     """
 
     names: tuple[str, ...]

@@ -32,9 +32,11 @@ class Hogwild:
     """`workers` of them, at most `calls` tokens each. Cost: their tokens, of which one a worker is computed
     in each call of the model, and 16 for an answer where none was given.
 
-    `layout`: what they see of each other (`serving/workers.py`). Each time they have written `hint_every`
-    tokens, the next to begin a step is made to ask whether its work is redundant. Answers are read as the
-    policy reads them; its prompt and sampling are used, its steps and marks are not.
+    `layout`: what they see of each other (`serving/workers.py`). Each time they have written more than
+    `hint_every` tokens, the next to begin a step is made to ask whether its work is redundant. Answers are
+    read as the policy reads them; its prompt and sampling are used, its steps and marks are not. `openings`:
+    what each begins with, else texts of this file; with () nothing, which suits small models, who would greet
+    for ever.
     """
 
     policy: Policy
@@ -42,6 +44,7 @@ class Hogwild:
     calls: int = 512
     layout: Layout = "combined"
     hint_every: int = 1024
+    openings: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         demand(
@@ -50,6 +53,8 @@ class Hogwild:
         demand(self.calls >= 1, "calls", self.calls, "write a number of tokens a worker, such as 512")
         layouts = get_args(Layout)
         demand(self.layout in layouts, "layout", self.layout, f"write one of {', '.join(layouts)}")
+        fit = self.openings is None or len(self.openings) in (0, self.workers)
+        demand(fit, "openings", self.openings, "write one for each worker, or none: openings: []")
         demand(self.hint_every >= 1, "hint_every", self.hint_every, "write a number of tokens, such as 1024")
 
     @property
@@ -80,9 +85,10 @@ class Hogwild:
 
     def group(self) -> Workers:
         """Who they are."""
+        usual = (FIRST_OPENING, *[OPENING] * (self.workers - 1))
         return Workers(
             names=NAMES[: self.workers],
-            openings=(FIRST_OPENING, *[OPENING] * (self.workers - 1)),
+            openings=usual if self.openings is None else tuple(self.openings),
             layout=self.layout,
             past=PAST,
             others=OTHERS,
@@ -135,11 +141,12 @@ class Hogwild:
     def forced(self, search: Search, node: Node, seed: int) -> Flow[Node]:
         """An answer after the transcript, from the same model without the group."""
         task = search.task
-        if task.max_tokens is not None and node.state.n_tokens >= task.max_tokens:
+        left = FORCED_TOKENS if task.max_tokens is None else task.max_tokens - node.state.n_tokens
+        if left < 1:
             return node
         gap = "" if node.state.text.endswith("\n") else "\n\n"
         cue = f"{gap}{TIME_IS_UP}{self.shape.cue}"
-        greedy = Sampling(temperature=0.0, max_tokens=FORCED_TOKENS, stop=("\n",))
+        greedy = Sampling(temperature=0.0, max_tokens=min(left, FORCED_TOKENS), stop=("\n",))
         prompt = self.prompt(task, PAST + node.state.text + cue)
         [reply] = yield [Generate(prompt, 1, greedy, derive(seed, "forced"), extra=task.extra)]
         step = self.step(reply)

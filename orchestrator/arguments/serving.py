@@ -63,5 +63,10 @@ def engine(commands: Any) -> None:
     parser.add_argument(
         "--flags", default="", metavar="TEXT", help="further flags of SGLang's, e.g. --flags='--tp 2'"
     )
+    parser.add_argument(
+        "--kv",
+        metavar="METHOD",
+        help="decode by reading less of the cache: ems, actqkv or deltallm, with sizes, e.g. ems:budget=1024",
+    )
     parser.add_argument("--logs", metavar="FOLDER", help="where logs go (default a temporary folder)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, start nothing")

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from ...serving.errors import AbduceError, UsageError
 from ...serving.sglang import launch
+from ...serving.sglang.plugin.kv_config import Config, parse
 
 _LOADING_S = 1800  # a large model takes long to load
 _PROBE = """
@@ -35,7 +36,7 @@ print(json.dumps({
 def run(chosen: argparse.Namespace) -> int:
     """Start, wait until it serves, and stay until Ctrl-C."""
     gpu, amx = launch.has_gpu(), launch.has_amx()
-    flags = launch.flags(gpu=gpu, amx=amx)
+    flags = launch.flags(gpu=gpu, amx=amx, kv=_kv(chosen.kv))
     commands = _commands(chosen, flags, gpu)
     for flag in flags:
         print(f"  {' '.join(flag.words):40}  {flag.reason}")
@@ -48,7 +49,7 @@ def run(chosen: argparse.Namespace) -> int:
         for _, command in commands:
             print(f"\n{variables} {shlex.join(command)}")
         return 0
-    _check(chosen.python, router=chosen.replicas > 1)
+    _check(chosen.python, router=chosen.replicas > 1, kv=chosen.kv)
     signal.signal(signal.SIGTERM, _interrupt)
     return _serve(chosen, commands, launch.variables(flags))
 
@@ -92,6 +93,13 @@ def _commands(
     return [*made, (f"http://{chosen.host}:{chosen.port}", router)]
 
 
+def _kv(text: str | None) -> Config | None:
+    try:
+        return None if text is None else parse(text)
+    except ValueError as error:
+        raise UsageError(f"--kv: {error}.") from None
+
+
 def _model(name: str) -> str:
     """A folder or hub name; "small" is the small model of the package."""
     if name == "small":
@@ -106,7 +114,7 @@ def _model(name: str) -> str:
     return name
 
 
-def _check(python: str, *, router: bool) -> None:
+def _check(python: str, *, router: bool, kv: str | None) -> None:
     """Raises UsageError if SGLang is not there, with the line that installs it."""
     try:
         told = subprocess.run(  # noqa: S603
@@ -125,6 +133,8 @@ def _check(python: str, *, router: bool) -> None:
         )
     if router and not has["router"]:
         raise UsageError(f"--replicas needs sglang-router: {python} -m pip install sglang-router")
+    if not has["plugin"] and kv is not None:
+        raise UsageError(f"--kv needs our plug-in: {python} -m pip install --no-deps abduce")
     if not has["plugin"]:
         print(
             f"abduce: served without our plug-in. To have it: {python} -m pip install --no-deps abduce",

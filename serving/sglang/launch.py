@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 
 from .. import settings
 from ..errors import UsageError
+from .plugin.kv_config import Config, backend_of, text_of
 
 # Runs the server as a child and ends the group when whoever started it is gone, however it went.
 _KEEPER = """
@@ -38,14 +39,17 @@ class Flag(NamedTuple):
     reason: str
 
 
-def flags(*, gpu: bool, amx: bool) -> list[Flag]:
-    """What a server needs on a machine with or without a GPU, and a CPU with or without AMX.
+def flags(*, gpu: bool, amx: bool, kv: Config | None = None) -> list[Flag]:
+    """What a server needs on a machine with or without a GPU, and a CPU with or without AMX, and for a KV
+    method of our plug-in.
 
     Source for the CPU: measured with SGLang 0.5.23, whose CPU kernels all need AMX."""
     common = [
         Flag(("SGLANG_RETURN_ORIGINAL_LOGPROB=1",), "log-probs at temperature 1, whatever is drawn at"),
         Flag(("--enable-return-hidden-states",), "hidden states for probes; costs nothing until asked for"),
     ]
+    if kv is not None:
+        common += _kv_flags(kv, gpu=gpu)
     if gpu:
         return common
     common += [
@@ -58,11 +62,28 @@ def flags(*, gpu: bool, amx: bool) -> list[Flag]:
         Flag(("--skip-server-warmup",), "the first request warms it up"),
     ]
     if not amx:
-        common += [
-            Flag(("--attention-backend", "torch_native"), "SGLang's CPU kernels need AMX, not here"),
-            Flag(("--dtype", "float32"), "bfloat16 is emulated without AMX: slower, and less exact"),
-        ]
+        if kv is None:
+            common.append(
+                Flag(("--attention-backend", "torch_native"), "SGLang's CPU kernels need AMX, not here")
+            )
+        common.append(
+            Flag(("--dtype", "float32"), "bfloat16 is emulated without AMX: slower, and less exact")
+        )
     return common
+
+
+def _kv_flags(kv: Config, *, gpu: bool) -> list[Flag]:
+    chosen = [
+        Flag((f"ABDUCE_KV={text_of(kv)}",), "the KV method of --kv with all its sizes"),
+        Flag(("--attention-backend", backend_of(kv)), "decodes by that method, reads prompts exactly"),
+    ]
+    if gpu:
+        chosen += [
+            Flag(("--disable-decode-cuda-graph",), "a step of the KV method is planned on the host"),
+            Flag(("--disable-prefill-cuda-graph",), "the same: its forwards are not captured"),
+            Flag(("--mem-fraction-static", "0.75"), "room for what the method keeps beside the cache"),
+        ]
+    return chosen
 
 
 def has_gpu() -> bool:

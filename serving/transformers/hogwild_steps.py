@@ -77,7 +77,7 @@ class Group:
     turn: Turn
     encode: Callable[[str], tuple[int, ...]]
     banned: tuple[int, ...] = ()
-    first: tuple[int, ...] = ()  # fed by a single worker that has no mark
+    first: tuple[int, ...] = ()  # what a single worker without a mark feeds before all else
     stopped: Callable[[], bool] = field(default=lambda: False)
 
     def write(self, blocks: Blocks, seed: int, *, room: int) -> Written:
@@ -85,7 +85,7 @@ class Group:
         writers = [self._writer(w, seed) for w in range(len(self.workers.names))]
         finished: list[str] = []
         n_calls = n_drawn = n_given = unhinted = 0
-        most = max(1, self.turn.sampling.max_tokens // len(writers))
+        most = self.turn.sampling.max_tokens // len(writers)
         while n_calls < most and not self.stopped():
             n_fed = sum(len(writer.row) for writer in writers)
             if n_given + n_drawn + n_fed > room:
@@ -104,7 +104,7 @@ class Group:
                     continue
                 finished.append(writer.text)
                 blocks.merge(writer.index)
-                hinted = bool(self.workers.hint) and unhinted >= self.workers.hint_every
+                hinted = bool(self.workers.hint) and unhinted > self.workers.hint_every
                 unhinted = 0 if hinted else unhinted
                 self._next_step(writer, hinted)
         text = self._unfinished("".join(finished), writers)
@@ -115,7 +115,9 @@ class Group:
 
         opening = self.workers.openings[w] if self.workers.openings else ""
         text = self.workers.mark(w, 1) + opening
-        return _Writer(w, np.random.default_rng(derive(seed, w)), self.encode(text) or self.first, text)
+        return _Writer(
+            w, np.random.default_rng(derive(seed, w)), self.first + (self.encode(text) if text else ()), text
+        )
 
     def _draw(self, writer: _Writer, log_p: "Vector") -> bool:
         """Draw a worker's next token; whether it ends its step."""

@@ -90,6 +90,12 @@ def test_the_tasks_own_limit_holds_for_the_group():
     assert result.answer is None  # and no tokens are left to force one
 
 
+def test_a_forced_answer_keeps_to_the_tasks_own_limit_as_well():
+    task = Task(TASK.question, max_tokens=45)
+    (_, forced), _ = asked(Hogwild(policy=MATH).solve(task, seed=0), (CUT,), (Completion("42}", n_tokens=3),))
+    assert forced.sampling.max_tokens == 5
+
+
 def test_what_fails_is_told():
     [_], result = asked(Hogwild(policy=MATH).solve(TASK, seed=0), Failure("engine", "lost"))
     assert (result.answer, result.complete) == (None, False)

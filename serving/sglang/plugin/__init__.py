@@ -6,14 +6,14 @@ raises if it is not in force and else tells its state. To join: the file, and it
 SGLang only logs what goes wrong in a plug-in, and then serves without it. So whatever fails here ends the
 process with the reason, and `/server_info` names the members that are in force.
 
-This package imports the standard library, torch and sglang, and nothing else: the server lives in an
-environment of its own. Written against SGLang 0.5.23.
+This package imports the standard library, torch, sglang and our kernels, and nothing else: the server lives
+in an environment of its own. Written against SGLang 0.5.23.
 """
 
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-MEMBERS = ("cpu_kernels", "tree_attention", "lookahead", "probe")
+MEMBERS = ("cpu_kernels", "tree_attention", "lookahead", "probe", "kv", "localleap")
 """The files of the members, in the order in which they register."""
 
 MARK = "abduce"

@@ -21,6 +21,10 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }  # fmt: skip
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+LONG = {
+    "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 64,
+    "short_factor": [1.0] * 4, "long_factor": [2.0] * 4,
+}  # fmt: skip
 SIZES = {
     "vocab_size": 97, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3,
     "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 256,
@@ -243,6 +247,9 @@ def test_the_group_holds_one_copy_of_each_token(sharing):
         ("SmolLM3", {"no_rope_layers": [1, 0, 1]}, "layer 1"),
         ("Cohere", {}, "layer 0"),
         ("GPTNeoX", {"rotary_pct": 0.5}, "part"),
+        ("Phi3", {"rope_parameters": LONG, "original_max_position_embeddings": 64}, "position 257"),
+        ("Gemma2", {"head_dim": 8}, "softcap"),
+        ("GptOss", {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}, "s_aux"),
     ],
 )  # fmt: skip
 def test_a_model_whose_positions_break_the_identity_is_refused(kind, words, why):
@@ -284,8 +291,13 @@ async def test_two_workers_write_half_the_calls_and_the_same_again(white_box):
     )
     asked = Generate(QUESTION, sampling=Sampling(temperature=1.0, max_tokens=17), workers=workers)
     [first], usage = await white_box.generate(asked, seed=3)
+    calls = []
+    _, sharing = white_box._groups._sharing
+    hook = sharing.model.register_forward_hook(lambda *_: calls.append(1))
     [again], _ = await white_box.generate(asked, seed=3)
+    hook.remove()
     assert first == again
+    assert len(calls) == 3 + 8  # the prompt and two headings, then a token for each worker
     assert first.n_tokens == usage.output_tokens == 16  # the 17th would be one worker's alone
     assert "**Alice [1]:**" in first.text and "**Bob [1]:**" in first.text and "#" not in first.text[-9:]
 
@@ -304,5 +316,5 @@ async def test_a_cancelled_group_stops(white_box):
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait_for(asyncio.to_thread(white_box._grouping.acquire), 10)
-    white_box._grouping.release()
+    short = Generate(QUESTION, sampling=Sampling(max_tokens=2), workers=Workers(names=("A", "B")))
+    await asyncio.wait_for(white_box.generate(short, seed=0), 60)  # 750 calls would take longer

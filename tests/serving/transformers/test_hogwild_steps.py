@@ -121,7 +121,7 @@ def test_a_separator_may_come_in_one_token_in_two_or_with_text():
 
 def test_the_hint_is_given_to_the_next_step_once_all_have_written_enough():
     steps = " Aaaaa.\n\n" * 6
-    hinted = two(hint=" Redundant?", hint_every=30)
+    hinted = two(hint=" Redundant?", hint_every=29)
     _, told = write(hinted, steps, " Bbbbbbb.\n\n" * 6, max_tokens=2 * 54)
     hints = [told.fed[w].count(b"Redundant?") for w in (0, 1)]
     # After call 16 there are 32 tokens: the step that begins next is Alice's third, at call 18 (36 tokens).
@@ -176,6 +176,19 @@ def test_no_more_than_there_is_room_for_and_nothing_after_it_was_stopped():
     assert written.completion.finish == "length"
     stopped, told = write(two(), "a" * 99, "b" * 99, stopped=lambda: True)
     assert (stopped.n_calls, told.calls) == (0, 0)
+
+
+def test_a_worker_without_a_mark_begins_behind_the_prompts_last_token():
+    alone = Workers(names=("",), openings=("So",), layout="interleaved")
+    written, told = write(alone, " it is.\n\nEnd", max_tokens=12, first=(7,))
+    assert told.fed[0].startswith(b"\x07So it")
+    assert told.merges == [(9, 0)] and told.block[0] == b"\nEn"
+    assert written.completion.text == f"So it is.\n\nEnd{UNFINISHED}"
+
+
+def test_a_limit_below_a_token_each_is_kept():
+    written, told = write(two(), "a", "b", max_tokens=1)
+    assert (told.calls, written.completion.n_tokens, written.completion.finish) == (0, 0, "length")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,198 @@
+"""The attention backends `abduce_ems`, `abduce_actqkv`, `abduce_deltallm`: stock, but for what a method reads
+while decoding.
+
+    prompt   stock and exact, unless the method is told otherwise; EMS is shown its queries
+    step     sequences within the method's budget, and requests that ask for it: stock, bit for bit
+             others: one softmax over what the method says is to be read
+
+The stock backend is torch_native on a CPU, Triton's on a GPU. The paged pool and the table of slots are read
+and never written, but for the step's own key and value.
+"""
+
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+from sglang.srt.mem_cache.memory_pool import KVWriteLoc
+
+from .kv_config import Config, namespace, text_of
+from .kv_methods import Cache, Row, Watcher, method_of
+from .kv_side import attend
+
+REQUESTS: WeakValueDictionary[str, Any] = WeakValueDictionary()
+"""Request id → request, of those that a forward has seen."""
+
+EXACT = "abduce_exact"
+"""An attribute of requests: how many of the row's tokens came before the first step that left something
+out."""
+
+
+def wants(request: Any) -> bool:
+    """Whether a request is served by the method: it decodes, and does not ask for exact attention. The turns
+    of a session, which hand their rows on, are exact."""
+    named = request.sampling_params.custom_params
+    exact = isinstance(named, dict) and named.get("abduce_kv") == "exact"
+    n_new = request.sampling_params.max_new_tokens  # None until it is scheduled: as many as there is room for
+    return not exact and request.session is None and (n_new is None or n_new > 1)
+
+
+class KVReading:
+    """What the backends add to a stock one, which comes after it among the base classes."""
+
+    token_to_kv_pool: Any
+    req_to_token_pool: Any
+
+    def start(self, config: Config) -> None:
+        """Before the first forward."""
+        self.config = config
+        self.method = method_of(config)
+        self._reads_prompts = isinstance(self.method, Watcher) or namespace(config) is not None
+        self.n_steps = 0
+        self.n_reduced = 0
+        self._rows: dict[int, Row] = {}
+        self._step: list[tuple[int, Row]] = []  # of the batch, those under the method
+        self._reduced: list[int] = []  # of them, those that do not read all
+
+    def state(self) -> dict[str, Any]:
+        """For `/server_info`. `steps` counts each sequence's for itself; `reduced` those of them in which
+        something was left out."""
+        counts = {"steps": self.n_steps, "reduced": self.n_reduced, "rows": len(self._rows)}
+        return {"method": text_of(self.config), **counts, **self.method.table()}
+
+    def init_forward_metadata(self, forward_batch: Any) -> None:
+        """The stock backend's, and the plan of a step."""
+        super().init_forward_metadata(forward_batch)  # type: ignore[misc]
+        mode = forward_batch.forward_mode
+        if mode.is_decode():
+            self._begin(forward_batch)
+        elif mode.is_extend():
+            self._sweep()
+
+    def _begin(self, forward_batch: Any) -> None:
+        self._step, self._reduced = [], []
+        rows, lengths = forward_batch.req_pool_indices.tolist(), forward_batch.seq_lens.tolist()
+        self.n_steps += len(rows)
+        if len(forward_batch.rids) != len(rows):  # beams: rows without requests of their own are exact
+            return
+        for i, (at, n, rid) in enumerate(zip(rows, lengths, forward_batch.rids, strict=True)):
+            request = REQUESTS.get(rid)
+            if request is None or not self._concerns(request):
+                continue
+            row = self._row(at)
+            if row.n != n or row.plan is None:
+                row.n = n
+                row.reduced = self.method.begin(row)
+            self._step.append((i, row))
+            if row.reduced:
+                setattr(request, EXACT, min(n - 1, getattr(request, EXACT, n)))
+                self._reduced.append(len(self._step) - 1)
+        self.n_reduced += len(self._reduced)
+
+    def forward_decode(
+        self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **more: Any
+    ) -> Any:
+        """Attention of one token a sequence, q [batch, heads · head_dim] → [batch, heads · v_head_dim]."""
+        reduced = [self._step[i] for i in self._reduced]
+        if len(reduced) < forward_batch.batch_size:
+            stock = super().forward_decode  # type: ignore[misc]
+            out = stock(q, k, v, layer, forward_batch, save_kv_cache, **more)
+        else:
+            if save_kv_cache:
+                place = KVWriteLoc.for_batch(forward_batch)
+                self.token_to_kv_pool.set_kv_buffer(layer, place, k, v)
+            out = q.new_empty(len(q), layer.tp_q_head_num * layer.v_head_dim)
+        cache, queries = self._cache(layer), q.reshape(len(q), layer.tp_q_head_num, layer.qk_head_dim)
+        if reduced:
+            at = torch.tensor([i for i, _ in reduced], device=q.device)
+            parts = self.method.parts(cache, [row for _, row in reduced], queries[at])
+            out[at] = attend(queries[at], parts, layer.scaling).flatten(1)
+        if isinstance(self.method, Watcher):
+            for i, row in self._step:
+                self.method.watch_step(cache, row, queries[i : i + 1])
+        return out
+
+    def forward_extend(
+        self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **more: Any
+    ) -> Any:
+        """Attention of the batch's new tokens: the stock backend's, and where a method reads prompts its own
+        way, that."""
+        out = super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache, **more)  # type: ignore[misc]
+        if not self._reads_prompts or forward_batch.extend_seq_lens_cpu is None:
+            return out
+        cache = self._cache(layer)
+        queries = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
+        begin, lengths = 0, forward_batch.extend_seq_lens_cpu
+        rows, prefixes = forward_batch.req_pool_indices.tolist(), forward_batch.extend_prefix_lens_cpu
+        for at, rid, n_before, n_new in zip(rows, forward_batch.rids, prefixes, lengths, strict=False):
+            request, end = REQUESTS.get(rid), begin + n_new
+            if request is not None and self._concerns(request):
+                own = self._read(cache, at, n_before + n_new, queries[begin:end])
+                if own is not None:
+                    out[begin:end] = own.flatten(1)
+            begin = end
+        return out
+
+    def _concerns(self, request: Any) -> bool:
+        n_longest = len(request.origin_input_ids) + int(request.sampling_params.max_new_tokens)
+        return wants(request) and self.method.concerns(n_longest)
+
+    def _read(self, cache: Cache, at: int, n: int, q: torch.Tensor) -> torch.Tensor | None:
+        if not isinstance(self.method, Watcher):
+            return self.method.prompt(cache, Row(at, 0, n), q)
+        row = self._row(at)
+        row.n = n
+        self.method.watch(cache, row, q)
+        return None
+
+    def _cache(self, layer: Any) -> Cache:
+        pool = self.token_to_kv_pool
+        return Cache(
+            layer.layer_id,
+            pool.get_key_buffer(layer.layer_id),
+            pool.get_value_buffer(layer.layer_id),
+            self.req_to_token_pool.req_to_token,
+            layer.scaling,
+        )
+
+    def _row(self, at: int) -> Row:
+        """The row of SGLang's table; a new one if the place has been given to another request."""
+        generation = int(self.req_to_token_pool.req_generation[at])
+        row = self._rows.get(at)
+        if row is None or row.generation != generation:
+            self._forget(at)
+            row = self._rows[at] = Row(at, generation)
+        return row
+
+    def _sweep(self) -> None:
+        """Forget the rows of requests that have ended."""
+        pool = self.req_to_token_pool
+        free, generations = set(pool.free_slots), pool.req_generation.tolist()
+        for at, row in list(self._rows.items()):
+            if at in free or row.generation != generations[at]:
+                self._forget(at)
+
+    def _forget(self, at: int) -> None:
+        if (row := self._rows.pop(at, None)) is not None:
+            self.method.forget(row)
+
+
+class OnCPU(KVReading, TorchNativeAttnBackend):
+    """Over torch_native."""
+
+
+def backend(runner: Any, config: Config) -> Any:
+    """The backend for the runner's device."""
+    kind: Any = OnCPU if runner.device == "cpu" else _on_gpu()
+    made = kind(runner)
+    made.start(config)
+    return made
+
+
+def _on_gpu() -> type:
+    from sglang.srt.layers.attention.triton_backend import TritonAttnBackend
+
+    class OnGPU(KVReading, TritonAttnBackend):
+        """Over Triton's."""
+
+    return OnGPU

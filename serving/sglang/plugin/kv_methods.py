@@ -1,0 +1,417 @@
+"""The three KV methods as a decoding step sees them: what each sequence reads, layer by layer.
+
+A step first plans each row (`begin`: does this method leave anything out of a sequence this long?), then asks
+in each layer for the parts to be read. What a method remembers of a row is in `Row`, and gone with it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ...kernels import actqkv, deltallm, ems
+from .kv_config import ActQKV, Config, DeltaLLM, Ems
+from .kv_side import Part, Side, beside, pad
+
+
+@dataclass(slots=True)
+class Row:
+    """A request's row of SGLang's table, and what the method remembers of it.
+
+    `layers` holds the method's own state of each layer; `n` tokens are in the cache, the step's own included;
+    `reduced`: the step leaves something out.
+    """
+
+    at: int
+    generation: int
+    n: int = 0
+    plan: Any = None
+    reduced: bool = False
+    layers: dict[int, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """One layer of the paged pool, k and v [slots, kv_heads, head_dim], the table of slots [rows, positions],
+    and the layer's factor of the logits."""
+
+    layer: int
+    k: torch.Tensor
+    v: torch.Tensor
+    table: torch.Tensor
+    scale: float
+
+    def slots(self, row: Row, first: int, end: int) -> torch.Tensor:
+        """int64, of the row's positions from `first` up to `end`."""
+        return self.table[row.at, first:end].long()
+
+
+class Method(ABC):
+    """Reads less than the whole cache. Within its budget a sequence is left to the stock backend."""
+
+    def __init__(self) -> None:
+        self.sides: dict[int, Side] = {}
+        self.n_read = 0
+        self.n_held = 0
+
+    def concerns(self, n_longest: int) -> bool:
+        """Whether it is to know of a request of this many tokens at its end."""
+        return True
+
+    @abstractmethod
+    def begin(self, row: Row) -> bool:
+        """Plan the row's step of `row.n` tokens. False if nothing of it is left out."""
+
+    @abstractmethod
+    def parts(self, cache: Cache, rows: Sequence[Row], q: torch.Tensor) -> list[Part]:
+        """What the queries q [batch, heads, head_dim] of the rows read in this layer."""
+
+    def prompt(self, cache: Cache, row: Row, q: torch.Tensor) -> torch.Tensor | None:
+        """The attention of the last queries of `row.n` tokens, q [tokens, heads, head_dim] → as q. None if
+        a prompt is read exactly."""
+        return None
+
+    def forget(self, row: Row) -> None:
+        """Take back what the row holds beside the pool."""
+        for layer, state in row.layers.items():
+            if state.slots is not None:
+                self.sides[layer].give(state.slots)
+
+    def side(self, cache: Cache, d_v: int | None = None) -> Side:
+        """The layer's slots beside the pool."""
+        if cache.layer not in self.sides:
+            _, n_kv, d = cache.k.shape
+            wide = cache.v.shape[2] if d_v is None else d_v
+            self.sides[cache.layer] = Side(n_kv, d, wide, cache.k.dtype, cache.k.device)
+        return self.sides[cache.layer]
+
+    def count(self, row: Row, n_read: int) -> None:
+        """Note what a row read in a layer of what it holds."""
+        self.n_read += n_read
+        self.n_held += row.n
+
+    def table(self) -> dict[str, Any]:
+        """Counts for `/server_info`."""
+        return {
+            "tokens_held": self.n_held,
+            "tokens_read": self.n_read,
+            "side_slots": sum(side.n_used for side in self.sides.values()),
+            "side_bytes": sum(side.n_bytes for side in self.sides.values()),
+        }
+
+
+class Watcher(Method):
+    """A method that is to be shown the queries."""
+
+    @abstractmethod
+    def watch(self, cache: Cache, row: Row, q: torch.Tensor) -> None:
+        """A part of the row's prompt has been read, up to `row.n` tokens; q [tokens, heads, head_dim]."""
+
+    @abstractmethod
+    def watch_step(self, cache: Cache, row: Row, q: torch.Tensor) -> None:
+        """A step of the row is done, q [1, heads, head_dim]; also if nothing was left out."""
+
+
+def method_of(config: Config) -> Method:
+    """The method of these sizes."""
+    if isinstance(config, Ems):
+        return EmsReading(config)
+    return ActQKVReading(config) if isinstance(config, ActQKV) else DeltaLLMReading(config)
+
+
+# ---------------------------------------------------------------- EMS
+
+
+@dataclass(slots=True)
+class _Watched:
+    """An EMS layer. `total` [kv_heads, n]: the attention that the prompt's keys got from the `n_queries` that
+    were computed; `queries` the last `window` of them."""
+
+    total: torch.Tensor | None = None
+    n_queries: int = 0
+    queries: torch.Tensor | None = None
+    slots: torch.Tensor | None = None
+    position: torch.Tensor | None = None
+    weight: torch.Tensor | None = None
+
+
+@dataclass(slots=True)
+class _Squeeze:
+    """A row's plan: `covered` tokens are in entries; at this step those from `before` on join them."""
+
+    covered: int = 0
+    before: int = -1
+
+
+class EmsReading(Watcher):
+    """Entries for the past and the tokens since. The prompt is compressed at the first step, the tokens since
+    after every `tail` of them.
+
+    What is generated is scored by the last `window` queries when it is compressed, and an entry's weight
+    fades by (1 - 1/window) a step: the running mean of the source, taken at once.
+    """
+
+    def __init__(self, config: Ems) -> None:
+        super().__init__()
+        self.config = ems.Config(**vars(config))
+        self.n_partial = 0
+
+    def concerns(self, n_longest: int) -> bool:
+        """Beyond the budget."""
+        return n_longest > self.config.budget
+
+    def begin(self, row: Row) -> bool:
+        """When more than the budget is past."""
+        row.plan = row.plan or _Squeeze()
+        plan, past = row.plan, row.n - 1
+        plan.before = -1
+        due = past - plan.covered >= self.config.tail if plan.covered else past > self.config.budget
+        if due:
+            plan.before, plan.covered = plan.covered, past
+        return bool(plan.covered)
+
+    def watch(self, cache: Cache, row: Row, q: torch.Tensor) -> None:
+        """Add up the attention that each key gets."""
+        state = row.layers.setdefault(cache.layer, _Watched())
+        k = cache.k[cache.slots(row, 0, row.n)].to(q.dtype)
+        total, _ = ems.column_sums(q, k, len(q), cache.scale)
+        if state.total is not None:
+            total[:, : state.total.shape[1]] += state.total
+        state.total, state.n_queries = total, state.n_queries + len(q)
+        state.queries = self._last(state.queries, q)
+
+    def watch_step(self, cache: Cache, row: Row, q: torch.Tensor) -> None:
+        """Keep the last queries."""
+        state = row.layers.setdefault(cache.layer, _Watched())
+        state.queries = self._last(state.queries, q)
+
+    def parts(self, cache: Cache, rows: Sequence[Row], q: torch.Tensor) -> list[Part]:
+        """The entries, and the tokens since."""
+        held, since = [], []
+        for row in rows:
+            state = row.layers.setdefault(cache.layer, _Watched())
+            if row.plan.before >= 0:
+                self._compress(cache, row, state)
+            held.append(state.slots)
+            since.append(cache.slots(row, row.plan.covered, row.n))
+            self.count(row, self.config.budget + len(since[-1]))
+        side = self.side(cache)
+        return [
+            beside(side, held, by_mass=self.config.mass_bias),
+            Part(cache.k, cache.v, pad(since)[:, None]),
+        ]
+
+    def table(self) -> dict[str, Any]:
+        """Besides, `partial`: prompts of which a cached beginning was not seen being read."""
+        return {**super().table(), "partial": self.n_partial}
+
+    def _last(self, queries: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor:
+        kept = q[-self.config.window :]
+        if queries is None or len(kept) == self.config.window:
+            return kept.clone()
+        return torch.cat([queries, kept])[-self.config.window :]
+
+    def _compress(self, cache: Cache, row: Row, state: _Watched) -> None:
+        tail = cache.slots(row, row.plan.before, row.plan.covered)
+        k, v = cache.k[tail], cache.v[tail]
+        position = torch.arange(row.plan.before, row.plan.covered, device=k.device).expand(k.shape[1], -1)
+        mass = torch.ones(k.shape[1], len(k), device=k.device)
+        side, old = self.side(cache), state.slots
+        if old is not None:
+            assert state.position is not None, "entries without positions"
+            k, v = torch.cat([side.k[old], k]), torch.cat([side.v[old], v])
+            position = torch.cat([state.position, position], 1)
+            mass = torch.cat([side.mass[old].transpose(0, 1), mass], 1)
+        s = self._score(state, k, len(tail), cache.scale)
+        self.n_partial += old is None and state.n_queries < len(k) and cache.layer == min(row.layers)
+        entries = ems.compress(k, v, s, self.config, position=position, mass=mass)
+        if old is not None:
+            side.give(old)
+        state.slots = side.put(entries.k, entries.v, entries.mass)
+        state.position, state.weight, state.total = entries.position, entries.weight, None
+
+    def _score(self, state: _Watched, k: torch.Tensor, n_new: int, scale: float) -> torch.Tensor:
+        n, queries = len(k), state.queries
+        if queries is None:  # nothing was seen: the latest stay
+            return torch.zeros(k.shape[1], n, device=k.device)
+        _, local = ems.column_sums(queries, k.to(queries.dtype), self.config.window, scale)
+        if state.weight is not None:
+            faded = state.weight * (1 - 1 / self.config.window) ** n_new
+            return torch.maximum(local, torch.nn.functional.pad(faded, (0, n_new)).to(local.dtype))
+        if state.total is None:
+            return local
+        total = torch.nn.functional.pad(state.total, (0, n - state.total.shape[1]))
+        return ems.global_local_score(total, local, state.n_queries)
+
+
+# ---------------------------------------------------------------- ActQKV
+
+
+@dataclass(slots=True)
+class _Pages:
+    """An ActQKV layer: the slots of the mean keys of its full pages, its share of the budget, and how many
+    pages it looked at last."""
+
+    slots: torch.Tensor | None = None
+    k: int = 0
+    effective: torch.Tensor | None = None
+
+
+class ActQKVReading(Method):
+    """The first pages, the last, and those between that score best by the step's own query.
+
+    A page is `page` positions of a row, whatever the pages of the pool; its mean key is kept with the row,
+    and depends on the page's own keys alone. The budget is divided over the layers by what the steps before
+    looked at; the first step gives each layer the same.
+    """
+
+    def __init__(self, config: ActQKV) -> None:
+        super().__init__()
+        self.config = config
+        self.k_min, self.k_max = min(config.k_min, config.k), 2 * config.k
+
+    def begin(self, row: Row) -> bool:
+        """At more pages than are always read and chosen."""
+        config = self.config
+        if -(-row.n // config.page) <= config.n_first + config.k + config.n_last:
+            return False
+        row.plan = (row.plan or 0) + 1
+        if row.plan > 1 and (row.plan - 2) % config.refresh == 0:
+            states = list(row.layers.values())
+            looked = torch.stack([state.effective for state in states]).cpu()
+            for state, k in zip(
+                states,
+                actqkv.layer_budgets(looked, config.k, self.k_min, self.k_max).tolist(),
+                strict=True,
+            ):
+                state.k = k
+        return True
+
+    def parts(self, cache: Cache, rows: Sequence[Row], q: torch.Tensor) -> list[Part]:
+        """The slots of the selected pages."""
+        config, side = self.config, self.side(cache, d_v=0)
+        states = [self._means(cache, side, row) for row in rows]
+        n_tokens = torch.tensor([row.n for row in rows], device=q.device)
+        n_pages = (n_tokens + config.page - 1) // config.page
+        k = torch.tensor([state.k for state in states], device=q.device)
+        # The last page is always read, so its score does not matter, nor that it has none when not full.
+        table = torch.nn.functional.pad(pad([state.slots for state in states]), (0, 1), value=-1)
+        scores = actqkv.page_scores(q, side.k, table)
+        for b, (row, state) in enumerate(zip(rows, states, strict=True)):
+            if row.plan % config.refresh == 1 or config.refresh == 1:
+                end = -(-row.n // config.page) - config.n_last
+                state.effective = actqkv.effective_pages(
+                    scores[b, config.n_first : end], q.shape[1], q.shape[2]
+                )
+        width = config.n_first + config.n_last + max(state.k for state in states)
+        selected = actqkv.select(
+            scores, n_pages, k, width=width, n_first=config.n_first, n_last=config.n_last
+        )
+        position = selected[..., None] * config.page + torch.arange(config.page, device=q.device)
+        there = (selected[..., None] >= 0) & (position < n_tokens[:, None, None])
+        at = torch.tensor([row.at for row in rows], device=q.device)[:, None, None]
+        limit = cache.table.shape[1] - 1
+        slots = torch.where(there, cache.table[at, position.clamp(0, limit)].long(), -1).flatten(1)
+        return [Part(cache.k, cache.v, slots[:, None])]
+
+    def _means(self, cache: Cache, side: Side, row: Row) -> _Pages:
+        config = self.config
+        state: _Pages = row.layers.setdefault(cache.layer, _Pages(k=config.k))
+        done = 0 if state.slots is None else len(state.slots)
+        full = row.n // config.page
+        if full > done:
+            k = cache.k[cache.slots(row, done * config.page, full * config.page)]
+            pages = k.view(full - done, config.page, *k.shape[1:])
+            means = actqkv.page_means(pages, torch.full((full - done,), config.page, device=k.device))
+            new = side.put(means, means[..., :0], torch.ones(k.shape[1], full - done, device=k.device))
+            state.slots = new if state.slots is None else torch.cat([state.slots, new])
+        n_pages = -(-row.n // config.page)
+        read = min(n_pages, config.n_first + state.k + config.n_last)
+        self.count(row, read * config.page - (n_pages * config.page - row.n))
+        return state
+
+
+# ---------------------------------------------------------------- DeltaLLM
+
+
+@dataclass(slots=True)
+class _Encoded:
+    """A DeltaLLM layer: Θ [kv_heads, head_dim], how many tokens are in runs, and the runs' slots."""
+
+    limit: torch.Tensor
+    done: int
+    slots: torch.Tensor | None = None
+
+
+class DeltaLLMReading(Method):
+    """Exact keys for the first tokens and the window; runs for what has left the window, `block` tokens at a
+    time, so that what is in runs depends on the length alone. Θ is taken from the keys of the first step."""
+
+    def __init__(self, config: DeltaLLM) -> None:
+        super().__init__()
+        self.config = config
+        self.n_runs = 0
+        self.n_encoded = 0
+
+    def begin(self, row: Row) -> bool:
+        """When a block has left the window."""
+        config = self.config
+        row.plan = config.sink + max(0, row.n - config.local - config.sink) // config.block * config.block
+        return bool(row.plan > config.sink)
+
+    def prompt(self, cache: Cache, row: Row, q: torch.Tensor) -> torch.Tensor | None:
+        """Far keys as accumulated differences, Θ from the keys so far. Computed dense: this form is for what
+        it does to the text."""
+        config = self.config
+        if not config.prefill:
+            return None
+        slots = cache.slots(row, 0, row.n)
+        k, v = cache.k[slots], cache.v[slots]
+        near, _, _ = deltallm.encode(k, deltallm.thresholds(k, config.prefill), config.sink)
+        every = torch.cat([q.new_zeros(row.n - len(q), *q.shape[1:]), q])
+        out = deltallm.hybrid_attention(every, k, near, v, config.local, config.sink, cache.scale)
+        return out[row.n - len(q) :]
+
+    def parts(self, cache: Cache, rows: Sequence[Row], q: torch.Tensor) -> list[Part]:
+        """The runs, by how many tokens they are; the first tokens and the window."""
+        side, runs, exact = self.side(cache), [], []
+        for row in rows:
+            state = self._encode(cache, side, row)
+            first, window = cache.slots(row, 0, self.config.sink), cache.slots(row, row.plan, row.n)
+            assert state.slots is not None, "a step that reads runs, and none were made"
+            runs.append(state.slots)
+            exact.append(torch.cat([first, window]))
+            self.count(row, len(runs[-1]) + len(exact[-1]))
+        return [beside(side, runs, by_mass=True), Part(cache.k, cache.v, pad(exact)[:, None])]
+
+    def table(self) -> dict[str, Any]:
+        """Besides, how many runs the encoded tokens were, over heads."""
+        return {**super().table(), "tokens_encoded": self.n_encoded, "runs": self.n_runs}
+
+    def _encode(self, cache: Cache, side: Side, row: Row) -> _Encoded:
+        config = self.config
+        state: _Encoded | None = row.layers.get(cache.layer)
+        if state is None:
+            k = cache.k[cache.slots(row, 0, row.n)]
+            state = _Encoded(deltallm.thresholds(k, config.theta), config.sink)
+            row.layers[cache.layer] = state
+        if row.plan == state.done:
+            return state
+        new = cache.slots(row, state.done, row.plan)
+        k, v = cache.k[new], cache.v[new]
+        n_before = 0
+        if state.slots is None:
+            runs = deltallm.gather_runs(k, v, deltallm.run_ids(k, state.limit))
+        else:
+            old = state.slots
+            so_far = deltallm.Runs(side.k[old], side.v[old], side.mass[old].transpose(0, 1))
+            n_before = int((so_far.mass > 0).sum())
+            runs = deltallm.extend_runs(so_far, k, v, state.limit)
+            side.give(old)
+        state.slots = side.put(runs.k, runs.v, runs.mass)
+        state.done = row.plan
+        self.n_runs += int((runs.mass > 0).sum()) - n_before
+        self.n_encoded += len(new) * k.shape[1]
+        return state

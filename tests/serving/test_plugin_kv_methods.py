@@ -1,0 +1,283 @@
+"""What the KV methods let a decoding step read, on a pool of their own making: no server, no model."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: make test-sglang runs this")
+
+from abduce.serving.kernels import ems, paged  # noqa: E402
+from abduce.serving.sglang.plugin.kv_config import METHODS, ActQKV, DeltaLLM, Ems  # noqa: E402
+from abduce.serving.sglang.plugin.kv_methods import Cache, Row, Watcher, _Encoded, method_of  # noqa: E402
+from abduce.serving.sglang.plugin.kv_side import Part, attend, attend_gathered  # noqa: E402
+
+N_KV, GROUP, D, SCALE = 2, 2, 16, 0.25
+SMALL: list[Any] = [
+    Ems(budget=24, window=8, tail=4, tau=0.1),
+    ActQKV(budget=16, page=4, first=4, last=8, k_min=1, refresh=2),
+    DeltaLLM(theta=1.5, local=12, sink=2, block=4),
+]
+NAMES = list(METHODS)
+
+
+class Pool:
+    """Layers of a paged pool with rows that grow, their slots scattered."""
+
+    def __init__(
+        self, n_rows: int = 3, length: int = 120, n_layers: int = 2, *, smooth: bool = False
+    ) -> None:
+        g = torch.Generator().manual_seed(5)
+
+        def draw(*shape: int) -> Any:
+            return torch.randn(*shape, generator=g)
+
+        n_slots = n_rows * length
+        self.table = torch.randperm(n_slots, generator=g).view(n_rows, length).int()
+        self.caches, self.queries = [], []
+        for layer in range(n_layers):
+            k = torch.zeros(n_slots, N_KV, D)
+            for row in self.table.long():
+                fresh = draw(length, N_KV, D)
+                k[row] = fresh.cumsum(0) * 0.3 if smooth else fresh
+            self.caches.append(Cache(layer, k, draw(n_slots, N_KV, D), self.table, SCALE))
+            self.queries.append(draw(n_rows, length, N_KV * GROUP, D))
+
+    def prompt(self, method: Any, row: Row, n: int, *, parts: int = 1) -> None:
+        """Read a prompt of n tokens, in parts."""
+        if isinstance(method, Watcher):
+            bounds = [n * i // parts for i in range(parts + 1)]
+            for first, end in pairwise(bounds):
+                row.n = end
+                for cache, q in zip(self.caches, self.queries, strict=True):
+                    method.watch(cache, row, q[row.at, first:end])
+        row.n = n
+
+    def step(self, method: Any, rows: list[Row]) -> list[Any]:
+        """One token more in each row: the output in each layer, of all rows together. Dense where a row
+        leaves nothing out."""
+        for row in rows:
+            row.n += 1
+            row.reduced = method.begin(row)
+        reduced = [row for row in rows if row.reduced]
+        outs = []
+        for cache, all_q in zip(self.caches, self.queries, strict=True):
+            q = torch.stack([all_q[row.at, row.n - 1] for row in rows])
+            out = torch.stack([self.dense(cache, row, q[i]) for i, row in enumerate(rows)])
+            if reduced:
+                at = [i for i, row in enumerate(rows) if row.reduced]
+                out[at] = attend(q[at], method.parts(cache, reduced, q[at]), SCALE)
+            if isinstance(method, Watcher):
+                for i, row in enumerate(rows):
+                    method.watch_step(cache, row, q[i : i + 1])
+            outs.append(out)
+        return outs
+
+    @staticmethod
+    def dense(cache: Cache, row: Row, q: Any) -> Any:
+        slots = cache.slots(row, 0, row.n)[None, None]
+        return paged.decode(q[None], cache.k, cache.v, slots, SCALE)[0][0]
+
+
+def row(at: int) -> Row:
+    return Row(at, generation=1)
+
+
+def close(a: Any, b: Any) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_one_softmax_over_parts_is_their_union_by_kernels() -> None:
+    g = torch.Generator().manual_seed(0)
+    q = torch.randn(3, N_KV * GROUP, D, generator=g)
+    parts = []
+    for width, heads, biased in ((7, N_KV, True), (5, 1, False), (1, 1, False)):
+        k, v = torch.randn(2, 40, N_KV, D, generator=g)
+        slots = torch.randint(-10, 40, (3, heads, width), generator=g)
+        slots[..., 0] = 3
+        parts.append(Part(k, v, slots, torch.rand(slots.shape, generator=g) if biased else None))
+    o, lse = paged.decode(q, *parts[0][:3], SCALE, parts[0].bias)
+    for part in parts[1:]:
+        o, lse = paged.merge(o, lse, *paged.decode(q, *part[:3], SCALE, part.bias))
+    close(attend_gathered(q, parts, SCALE), o)
+
+
+@pytest.mark.parametrize("config", SMALL, ids=NAMES)
+def test_within_the_budget_nothing_is_left_out(config: Any) -> None:
+    method, pool, one = method_of(config), Pool(), row(1)
+    pool.prompt(method, one, 5)
+    for _ in range(6):
+        pool.step(method, [one])
+        assert not one.reduced
+
+
+@pytest.mark.parametrize("config", SMALL, ids=NAMES)
+def test_beyond_it_less_is_read(config: Any) -> None:
+    method, pool, one = method_of(config), Pool(smooth=True), row(1)
+    pool.prompt(method, one, 80)
+    for _ in range(9):
+        pool.step(method, [one])
+        assert one.reduced
+    told = method.table()
+    assert 0 < told["tokens_read"] < 0.8 * told["tokens_held"]
+
+
+@pytest.mark.parametrize("config", SMALL, ids=NAMES)
+def test_the_pool_and_the_table_are_not_written(config: Any) -> None:
+    method, pool, one = method_of(config), Pool(), row(0)
+    tensors = [pool.table, *(x for cache in pool.caches for x in (cache.k, cache.v)), *pool.queries]
+    before = [x.clone() for x in tensors]
+    pool.prompt(method, one, 60)
+    for _ in range(20):
+        pool.step(method, [one])
+    assert all(torch.equal(x, y) for x, y in zip(tensors, before, strict=True))
+
+
+@pytest.mark.parametrize("config", SMALL, ids=NAMES)
+def test_rows_of_one_batch_do_not_touch_each_other(config: Any) -> None:
+    pool = Pool()
+    together, rows = method_of(config), [row(0), row(1), row(2)]
+    lengths = (70, 9, 41)
+    for each, n in zip(rows, lengths, strict=True):
+        pool.prompt(together, each, n)
+    outs = [pool.step(together, rows) for _ in range(12)]
+    for i, n in enumerate(lengths):
+        alone, one = method_of(config), row(i)
+        pool.prompt(alone, one, n)
+        for step in outs:
+            for all_rows, own in zip(step, pool.step(alone, [one]), strict=True):
+                close(all_rows[i], own[0])
+
+
+@pytest.mark.parametrize("config", SMALL, ids=NAMES)
+def test_a_row_that_ends_gives_all_back(config: Any) -> None:
+    method, pool = method_of(config), Pool()
+    for at in (0, 1):
+        one = row(at)
+        pool.prompt(method, one, 60)
+        for _ in range(14):
+            pool.step(method, [one])
+        assert method.table()["side_slots"] > 0
+        method.forget(one)
+        assert method.table()["side_slots"] == 0
+
+
+# ---------------------------------------------------------------- EMS
+
+
+@pytest.mark.parametrize("parts", [2, 7])
+def test_a_prompt_read_in_parts_is_compressed_alike(parts: int) -> None:
+    pool, outs = Pool(), []
+    for n_parts in (1, parts):
+        method, one = method_of(SMALL[0]), row(2)
+        pool.prompt(method, one, 64, parts=n_parts)
+        outs.append(pool.step(method, [one]))
+        assert method.table()["partial"] == 0
+    for a, b in zip(*outs, strict=True):
+        close(a, b)
+
+
+def test_a_prompt_whose_beginning_was_cached_is_counted() -> None:
+    method, pool, one = method_of(SMALL[0]), Pool(), row(0)
+    one.n = 64
+    for cache, q in zip(pool.caches, pool.queries, strict=True):
+        method.watch(cache, one, q[0, 60:64])
+    pool.step(method, [one])
+    assert method.table()["partial"] == 1
+
+
+def test_entries_stay_as_many_and_account_for_their_tokens() -> None:
+    method, pool, one = method_of(SMALL[0]), Pool(n_layers=1), row(0)
+    pool.prompt(method, one, 40)
+    masses = []
+    for _ in range(30):
+        pool.step(method, [one])
+        slots = one.layers[0].slots
+        assert len(slots) == SMALL[0].budget
+        assert one.n - 1 - one.plan.covered <= SMALL[0].tail
+        masses.append(float(method.sides[0].mass[slots].sum(0).max()))
+        assert masses[-1] <= one.plan.covered
+    assert max(masses) > SMALL[0].budget  # some were merged
+
+
+def test_prompts_that_grow_beyond_the_budget_are_scored_by_what_was_generated() -> None:
+    method, pool, one = method_of(SMALL[0]), Pool(), row(0)
+    pool.prompt(method, one, 10)
+    for _ in range(30):
+        outs = pool.step(method, [one])
+    assert one.reduced
+    assert all(torch.isfinite(out).all() for out in outs)
+
+
+def test_duplicates_are_merged_without_loss_by_mass() -> None:
+    method = method_of(Ems(budget=24, window=8, tau=0.5, gamma=1.0, rho=99, mass_bias=True))
+    pool, one = Pool(n_layers=1), row(0)
+    cache = pool.caches[0]
+    for x in (cache.k, cache.v):
+        slots = pool.table[0, :96].long()
+        x[slots] = x[slots[:12]].repeat(8, 1, 1)
+    pool.prompt(method, one, 96)
+    (out,) = pool.step(method, [one])
+    assert one.reduced
+    close(out[0], pool.dense(cache, one, pool.queries[0][0, one.n - 1]))
+
+
+def test_the_sizes_and_defaults_are_the_kernels_own() -> None:
+    assert vars(ems.Config()) == vars(Ems())
+
+
+# ---------------------------------------------------------------- ActQKV
+
+
+def test_all_pages_are_dense_attention() -> None:
+    pool, one = Pool(), row(1)
+    method = method_of(ActQKV(budget=120, page=4, first=4, last=4))
+    one.n, one.plan = 70, 1
+    for cache, q in zip(pool.caches, pool.queries, strict=True):
+        out = attend(q[1, 69:70], method.parts(cache, [one], q[1, 69:70]), SCALE)
+        close(out[0], pool.dense(cache, one, q[1, 69]))
+
+
+def test_the_budget_is_divided_over_the_layers_and_kept() -> None:
+    method, pool, one = method_of(SMALL[1]), Pool(n_layers=3), row(0)
+    pool.caches[0].k.mul_(30)  # one layer that looks at few pages
+    pool.prompt(method, one, 90)
+    pool.step(method, [one])
+    assert [one.layers[i].k for i in range(3)] == [4, 4, 4]
+    pool.step(method, [one])
+    shares = [one.layers[i].k for i in range(3)]
+    assert sum(shares) == 12
+    assert shares[0] < 4
+
+
+# ---------------------------------------------------------------- DeltaLLM
+
+
+def test_runs_of_single_tokens_are_dense_attention() -> None:
+    method, pool, one = method_of(DeltaLLM(theta=0, local=12, sink=2, block=4)), Pool(), row(1)
+    pool.prompt(method, one, 50)
+    for _ in range(11):
+        outs = pool.step(method, [one])
+        assert one.reduced
+        for cache, q, out in zip(pool.caches, pool.queries, outs, strict=True):
+            close(out[0], pool.dense(cache, one, q[1, one.n - 1]))
+    assert method.table()["runs"] == method.table()["tokens_encoded"]
+
+
+def test_what_is_in_runs_depends_on_the_length_alone() -> None:
+    pool, outs = Pool(smooth=True), []
+    for n_steps in (1, 16):
+        method, one = method_of(SMALL[2]), row(1)
+        pool.prompt(method, one, 80)
+        # Θ is that of the first step: give both the same.
+        limit = torch.full((N_KV, D), 1.0)
+        one.n = 80 - n_steps
+        method.begin(one)
+        for layer in (0, 1):
+            one.layers[layer] = _Encoded(limit, SMALL[2].sink)
+        for _ in range(n_steps):
+            last = pool.step(method, [one])
+        assert 0 < method.table()["runs"] < 0.8 * method.table()["tokens_encoded"]
+        outs.append(last)
+    for a, b in zip(*outs, strict=True):
+        close(a, b)
