@@ -6,6 +6,6 @@ from pathlib import Path
 collect_ignore_glob = [] if find_spec("sglang") else ["abduce/serving/sglang/plugin/*.py"]
 collect_ignore_glob += [] if find_spec("triton") else ["abduce/serving/kernels/*"]
 if not find_spec("torch"):
-    beside = Path("abduce/serving/transformers").rglob("*.py")
+    beside = [*Path("abduce/serving/transformers").rglob("*.py"), *Path("tests/serving").rglob("*.py")]
     collect_ignore_glob += ["abduce/serving/transformers/kv/*"]
     collect_ignore_glob += [str(file) for file in beside if "\nimport torch\n" in file.read_text("utf-8")]

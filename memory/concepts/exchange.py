@@ -111,7 +111,7 @@ def _filled(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def seeds(name: str = "grids") -> Library:
     """Concepts that come with the package: "grids", annotated by hand. Raises UnknownName."""
-    folder = files(__package__ or "") / "seeds"
+    folder = files(__package__ or "") / "packaged"
     known = [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")]
     if name not in known:
         raise UnknownName("seeds of concepts", name, known)

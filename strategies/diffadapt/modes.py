@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, ClassVar
 
 from ...serving.errors import UnknownName, UsageError, demand
 from ...serving.flow import Prompt
@@ -19,6 +19,8 @@ class Mode:
 
     `extra` are further fields for the engine's server, such as those that switch its thinking off.
     """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # a recipe's misspelt key would be dropped unseen
 
     name: str
     suffix: str = ""

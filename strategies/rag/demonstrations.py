@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ...serving.errors import UsageError
+from ...serving.errors import UnknownName, UsageError
 from ...tools.retrieval import Index
 from .lines import Line, canonical
 
@@ -64,6 +64,9 @@ def load(written: str | Sequence[Any]) -> tuple[Demonstration, ...]:
     return tuple(rows)
 
 
+_KEYS = ("question", "answer", "steps", "documents")
+
+
 def _read(row: Any, where: str) -> Demonstration:
     texts = isinstance(row, Mapping) and all(isinstance(row.get(key), str) for key in ("question", "answer"))
     steps = row.get("steps", ()) if texts else ()
@@ -77,6 +80,9 @@ def _read(row: Any, where: str) -> Demonstration:
     )
     if not (texts and pairs and told):
         raise UsageError(f"{where}: a demonstration is {SHAPE}, got {row!r:.200}.")
+    for key in row:
+        if key not in _KEYS:
+            raise UnknownName("key of a demonstration", str(key), _KEYS)
     return Demonstration(
         row["question"],
         row["answer"],

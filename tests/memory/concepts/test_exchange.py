@@ -228,5 +228,5 @@ def test_a_concept_cannot_pass_for_the_frame_around_it():
 
 def test_the_seeds_are_shipped():
     """Only folders that are packages are, and of these only such files as pyproject.toml names."""
-    folder = files("abduce.memory.concepts.seeds")
+    folder = files("abduce.memory.concepts.packaged")
     assert {"__init__.py", "grids.yaml"} <= {file.name for file in folder.iterdir()}

@@ -47,6 +47,8 @@ def test_every_node_is_told_with_the_reply_it_was_drawn_in(run_of, name):
     assert len(told.nodes) == len(seen.nodes) > 0
     claimed = set()
     for node in told.nodes:
+        if name == "iterdrag" and node.call < 0:  # a line that was begun for the model
+            continue
         sample = told.calls.rows[node.call]["samples"][node.sample]
         assert node.call >= 0 and node.seen.text.strip() in sample["text"]
         assert node.call not in claimed or (node.call, node.sample) not in claimed
@@ -60,7 +62,9 @@ def test_a_prompt_is_put_together_again_from_what_calls_share(run_of, name):
     told = picture.load(run.trace)
     called = {tuple(row["path"]): row for row in read(run.trace) if row["event"] == "called"}
     for call in told.calls.rows:
-        prompt = called[tuple(map(int, call["path"].split(".")))]["request"]["prompt"]
+        request = called[tuple(map(int, call["path"].split(".")))]["request"]
+        if (prompt := request.get("prompt")) is None:  # of a memory
+            continue
         written = told.nodes[call["node"]].text if call["node"] >= 0 else ""
         assert told.calls.texts[call["head"]] + written == prompt["prefix"]
         if call["messages"] >= 0:
