@@ -83,8 +83,13 @@ class Session:
         word, pid = self._first_word(time.monotonic() + _FORK_S)
         if not isinstance(word, dict) or not isinstance(word.get("ready"), int) or pid in (0, *others):
             raise SessionLost("the interpreter did not fork as it was told")
-        self._process = Process(pid)
-        if word["ready"] == NO_ROOM:
+        no_room = word["ready"] == NO_ROOM
+        try:
+            self._process = Process(pid)
+        except ProcessLookupError:  # without room it ends by itself, and may have ended
+            if not no_room:
+                raise SessionLost("the interpreter ended as it began") from None
+        if no_room or self._process is None:
             self.kill()
             raise NoRoom("there is no room for another copy of the working folder")
         self._process.signal(signal.SIGSTOP)

@@ -331,6 +331,19 @@ def test_what_there_is_no_room_for_costs_no_other_branch(sandbox):
             each.close()
 
 
+def test_a_branch_without_room_may_have_ended_before_it_is_looked_at(sandbox, monkeypatch):
+    def ended(pid):
+        raise ProcessLookupError(pid)
+
+    with Sandbox(Limits(files_bytes=1 << 20, threads=8)).start() as session:
+        session.run("x = 1\nopen('f', 'wb').write(bytes(600_000))")
+        with monkeypatch.context() as patched:
+            patched.setattr("abduce.tools.sandbox.session.Process", ended)
+            with pytest.raises(NoRoom, match="folder"):
+                session.fork()
+        assert session.run("print(x)").text == "1\n"
+
+
 def test_a_first_word_that_never_ends_is_not_waited_for(sandbox, monkeypatch):
     monkeypatch.setattr("abduce.tools.sandbox.session._FORK_S", 0.5)
     slow = (
