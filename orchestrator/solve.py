@@ -51,7 +51,7 @@ class Pipeline(Doors):
             if missing := needed - served.capabilities:
                 able = ", ".join(name for name, gives in ENGINES.items() if needed <= gives.capabilities)
                 raise MissingCapability(
-                    f"The engine {served.name!r} (role {role!r}) cannot {' or '.join(sorted(missing))}, "
+                    f"The engine {served.name!r} (role {role!r}) cannot give {' or '.join(sorted(missing))}, "
                     f"which {type(self.strategy).__name__} needs here. Engines that can: {able or 'none'}."
                 )
 

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from ...serving.errors import UsageError
+from .numbers import positive
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,4 +65,22 @@ def spans(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--otel", action="store_true", help="send what happens to a collector, as spans")
     group.add_argument(
         "--otel-content", action="store_true", help="the same, prompts and completions included"
+    )
+
+
+def checks(parser: argparse.ArgumentParser) -> None:
+    """Demands on answers."""
+    parser.add_argument(
+        "--check",
+        action="append",
+        default=[],
+        metavar="ID=VALUE",
+        help="a verifiable demand on the answer, e.g. numeric=56; may be repeated",
+    )
+
+
+def parallel(parser: argparse.ArgumentParser) -> None:
+    """How many problems at a time."""
+    parser.add_argument(
+        "--parallel", type=positive, default=4, metavar="N", help="problems at a time (default 4)"
     )

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from .base import Parser, command, recipe_options, spans
+from .base import Parser, checks, command, parallel, recipe_options, spans
 from .numbers import number, positive
 
 
@@ -12,13 +12,7 @@ def solve(commands: Any) -> None:
     parser = command(commands, "solve", "solve:run", "Solve one problem and watch the search")
     parser.add_argument("question", metavar="QUESTION", help="the problem; - reads it from standard input")
     recipe_options(parser)
-    parser.add_argument(
-        "--check",
-        action="append",
-        default=[],
-        metavar="ID=VALUE",
-        help="a verifiable demand on the answer, e.g. numeric=56; may be repeated",
-    )
+    checks(parser)
     parser.add_argument("--no-trace", action="store_true", help="show no search, only the answer")
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
     spans(parser)
@@ -29,13 +23,7 @@ def repl(commands: Any) -> None:
     text = "Ask, watch the search step by step, go back, fork, compare"
     parser = command(commands, "repl", "repl:run", text)
     recipe_options(parser)
-    parser.add_argument(
-        "--check",
-        action="append",
-        default=[],
-        metavar="ID=VALUE",
-        help="a verifiable demand on the answers, e.g. numeric=56; may be repeated",
-    )
+    checks(parser)
     parser.add_argument("--script", metavar="FILE", help="carry out a file's commands; - is standard input")
 
 
@@ -51,9 +39,7 @@ def eval(commands: Any) -> None:
         "--out", metavar="FILE", help="results, one JSON line each (default: beside the runs)"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the file given by --out")
-    parser.add_argument(
-        "--parallel", type=positive, default=4, metavar="N", help="problems at a time (default 4)"
-    )
+    parallel(parser)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     spans(parser)
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from .base import Parser, command, recipe_options
+from .base import Parser, command, parallel, recipe_options
 from .numbers import positive
 
 
@@ -19,7 +19,7 @@ def maxs(commands: Any) -> None:
     parser.add_argument(
         "--quantile", default="0.3", metavar="SHARE", help="of decisions that should stop it (default 0.3)"
     )
-    _parallel(parser)
+    parallel(parser)
 
 
 def rag(commands: Any) -> None:
@@ -45,7 +45,7 @@ def rag(commands: Any) -> None:
     for parser in (fit, demos):
         recipe_options(parser)
         parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows of a file")
-        _parallel(parser)
+        parallel(parser)
 
 
 def vote(commands: Any) -> None:
@@ -62,7 +62,7 @@ def vote(commands: Any) -> None:
         choices=("weights", "filter", "best", "calibrated"),
         help="what to try (default: the recipe's, or weights)",
     )
-    _parallel(parser)
+    parallel(parser)
 
 
 def diffadapt(commands: Any) -> None:
@@ -88,7 +88,7 @@ def diffadapt(commands: Any) -> None:
         "--pseudo", action="store_true", help="right is the most frequent answer, not the row's"
     )
     parser.add_argument("--key-env", metavar="NAME", help="the variable with the key that seals the file")
-    _parallel(parser)
+    parallel(parser)
 
 
 def smart(commands: Any) -> None:
@@ -125,9 +125,3 @@ def _learned(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser = command(verbs, name, f"smart:{name}", text)
     parser.add_argument("router", metavar="ROUTER", help="the router's file, such as router.jsonl")
     return parser
-
-
-def _parallel(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--parallel", type=positive, default=4, metavar="N", help="problems at a time (default 4)"
-    )

@@ -11,6 +11,9 @@ whatever comes in.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -95,6 +98,16 @@ def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor
     if _poison[0]:
         made.fill_(float("nan") if dtype.is_floating_point else torch.iinfo(dtype).min)
     return made
+
+
+# ---------------------------------------------------------------- which form runs
+
+
+def form(x: torch.Tensor, reference: ModuleType) -> Any:
+    """The `kernel` beside a method's `reference` where Triton runs for this tensor, else the reference."""
+    if x.is_cuda and find_spec("triton"):
+        return import_module(f"{reference.__package__}.kernel")
+    return reference
 
 
 # ---------------------------------------------------------------- peers

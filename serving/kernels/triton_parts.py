@@ -3,10 +3,6 @@
 On a CPU kernels run in Triton's interpreter, if `TRITON_INTERPRET=1` was set before triton was imported.
 """
 
-import logging
-from functools import cache
-
-import torch
 import triton
 import triton.language as tl
 from triton import knobs
@@ -15,20 +11,9 @@ LN2 = 0.6931471805599453
 LOG2E = 1.4426950408889634
 
 
-def usable(x: torch.Tensor) -> bool:
-    """Whether Triton kernels can run where this tensor is."""
-    return bool(x.is_cuda or knobs.runtime.interpret)
-
-
 def native() -> bool:
     """Whether `dot` may multiply half precision as such: the interpreter reads bfloat16 as integers."""
     return not knobs.runtime.interpret
-
-
-@cache
-def told(method: str, form: str) -> None:
-    """Say once in the log which form of a method runs."""
-    logging.getLogger("abduce.kernels").info("%s: %s", method, form)
 
 
 @triton.jit

@@ -3,10 +3,9 @@
 Chooses Triton where it runs, else the reference.
 """
 
-from importlib.util import find_spec
-
 import torch
 
+from ..base import form
 from . import reference
 from .reference import activation_bias, effective_pages, layer_budgets, page_means, select, slots_of
 
@@ -24,17 +23,9 @@ __all__ = [
 
 def probe_query(x: torch.Tensor, power: float = 1.0) -> torch.Tensor:
     """See `reference.probe_query`; x [batch, m, D]."""
-    if x.is_cuda and find_spec("triton"):
-        from . import kernel
-
-        return kernel.probe_query(x, power)
-    return reference.probe_query(x, power)
+    return form(x, reference).probe_query(x, power)
 
 
 def page_scores(probe: torch.Tensor, means: torch.Tensor, page_table: torch.Tensor) -> torch.Tensor:
     """See `reference.page_scores`."""
-    if probe.is_cuda and find_spec("triton"):
-        from . import kernel
-
-        return kernel.page_scores(probe, means, page_table)
-    return reference.page_scores(probe, means, page_table)
+    return form(probe, reference).page_scores(probe, means, page_table)

@@ -3,13 +3,10 @@
 Chooses Triton where it runs, else the reference.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
-
 import torch
 
 from .. import paged
+from ..base import form
 from . import reference
 from .reference import Runs, Sparsity, gather_runs, sparsity, thresholds
 
@@ -31,12 +28,12 @@ def encode(
     k: torch.Tensor, limit: torch.Tensor, n_sink: int, state: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """See `reference.encode`."""
-    return _form(k).encode(k, limit, n_sink, state)
+    return form(k, reference).encode(k, limit, n_sink, state)
 
 
 def run_ids(k: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
     """See `reference.run_ids`."""
-    return _form(k).run_ids(k, limit)
+    return form(k, reference).run_ids(k, limit)
 
 
 def extend_runs(runs: Runs, k: torch.Tensor, v: torch.Tensor, limit: torch.Tensor) -> Runs:
@@ -55,7 +52,7 @@ def hybrid_attention(
     scale: float,
 ) -> torch.Tensor:
     """See `reference.hybrid_attention`."""
-    return _form(q).hybrid_attention(q, k, approximate, v, local, n_sink, scale)
+    return form(q, reference).hybrid_attention(q, k, approximate, v, local, n_sink, scale)
 
 
 def attend_runs(q: torch.Tensor, runs: Runs, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,9 +62,3 @@ def attend_runs(q: torch.Tensor, runs: Runs, scale: float) -> tuple[torch.Tensor
     slots = torch.where(runs.mass > 0, place, -1).expand(len(q), -1, -1)
     bias = runs.mass.clamp_min(1).log().expand(len(q), -1, -1)
     return paged.decode(q, runs.k, runs.v, slots, scale, bias)
-
-
-def _form(x: torch.Tensor) -> Any:
-    if x.is_cuda and find_spec("triton"):
-        return import_module(f"{__name__}.kernel")
-    return reference

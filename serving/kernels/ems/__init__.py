@@ -3,12 +3,9 @@
 Chooses Triton where it runs, else the reference.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
-
 import torch
 
+from ..base import form
 from . import reference
 from .reference import Config, Entries, classify, global_local_score
 
@@ -35,7 +32,7 @@ def column_sums(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """sG and sL [kv_heads, n], see `reference.column_sums`. Of a prompt that is read in parts, the sG of its
     parts add up."""
-    sums: tuple[torch.Tensor, torch.Tensor] = _form(q).column_sums(
+    sums: tuple[torch.Tensor, torch.Tensor] = form(q, reference).column_sums(
         q, k, reference.row_lse(q, k, scale), window, scale
     )
     return sums
@@ -64,11 +61,11 @@ def compress(
     if n <= config.budget:
         same = torch.arange(n, dtype=torch.int32, device=k.device).expand(n_kv, n)
         return Entries(k, v, position, weight, mass, same)
-    form = _form(k)
+    ours = form(k, reference)
     centres, tokens = classify(s, config)
-    target = form.assign(k, v, centres, tokens, config.tau)
-    kept = form.merge(k, weight, centres, tokens, target, True) if config.merge_keys else _take(k, centres)
-    merged = form.merge(v, weight, centres, tokens, target, False)
+    target = ours.assign(k, v, centres, tokens, config.tau)
+    kept = ours.merge(k, weight, centres, tokens, target, True) if config.merge_keys else _take(k, centres)
+    merged = ours.merge(v, weight, centres, tokens, target, False)
     recent = torch.arange(n - config.window, n, device=k.device)
     where = torch.cat([centres, recent.expand(n_kv, -1)], 1)
     source = _source(n, where, tokens, target, config.n_centres)
@@ -93,12 +90,6 @@ def attend(
     if mass_bias:
         s = s + entries.mass.to(wide).log().repeat_interleave(group, 0)
     return torch.einsum("ihj,jhd->ihd", torch.softmax(s, -1), v).to(q.dtype), torch.logsumexp(s, -1)
-
-
-def _form(x: torch.Tensor) -> Any:
-    if x.is_cuda and find_spec("triton"):
-        return import_module(f"{__name__}.kernel")
-    return reference
 
 
 def _take(x: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:

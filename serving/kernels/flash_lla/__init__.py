@@ -3,12 +3,9 @@
 Chooses Triton where it runs, else the reference.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
-
 import torch
 
+from ..base import form
 from . import reference
 
 
@@ -20,7 +17,7 @@ def flash_lla(
         raise ValueError(
             "local linear attention: the ridge must be positive. Write e.g. 1e-4 for almost none."
         )
-    out: torch.Tensor = _form(q).flash_lla(q, k, v, lam, scale, window)
+    out: torch.Tensor = form(q, reference).flash_lla(q, k, v, lam, scale, window)
     return out
 
 
@@ -33,11 +30,5 @@ def decode(
     scale: float,
 ) -> torch.Tensor:
     """See `reference.decode`."""
-    out: torch.Tensor = _form(q).decode(q, k_cache, v_cache, slots, lam, scale)
+    out: torch.Tensor = form(q, reference).decode(q, k_cache, v_cache, slots, lam, scale)
     return out
-
-
-def _form(x: torch.Tensor) -> Any:
-    if x.is_cuda and find_spec("triton"):
-        return import_module(f"{__name__}.kernel")
-    return reference

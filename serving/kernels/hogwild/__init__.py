@@ -3,11 +3,9 @@
 Chooses Triton where it runs, else the reference.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
-
 import torch
 
+from ..base import form
 from . import reference
 from .reference import attend_by_keys, locations, moved, rotate
 
@@ -24,7 +22,5 @@ def attend(
     scale: float,
 ) -> torch.Tensor:
     """See `reference.attend`."""
-    on_gpu = q.is_cuda and find_spec("triton")
-    form = import_module(f"{__name__}.kernel") if on_gpu else reference
-    out: torch.Tensor = form.attend(q, k_pool, v_pool, slots, loc, frequency, scale)
+    out: torch.Tensor = form(q, reference).attend(q, k_pool, v_pool, slots, loc, frequency, scale)
     return out

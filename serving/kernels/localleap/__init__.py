@@ -3,11 +3,9 @@
 The rule and its source are in `reference.py`; here it is in whole tensors, with the same outcome.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
-
 import torch
 
+from ..base import form
 from . import reference
 from .reference import Config
 
@@ -16,9 +14,7 @@ __all__ = ["Config", "commits", "predict"]
 
 def predict(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """See `reference.predict`; in Triton where it runs."""
-    on_gpu = logits.is_cuda and find_spec("triton")
-    form = import_module(f"{__name__}.kernel") if on_gpu else reference
-    token, confidence = form.predict(logits)
+    token, confidence = form(logits, reference).predict(logits)
     return token, confidence
 
 

@@ -4,10 +4,9 @@ The list may differ by KV head: what page selection, eviction and merging leave 
 where it runs, else the reference.
 """
 
-from importlib.util import find_spec
-
 import torch
 
+from ..base import form
 from . import reference
 
 
@@ -20,11 +19,7 @@ def decode(
     bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `reference.decode`."""
-    if q.is_cuda and find_spec("triton"):
-        from . import kernel
-
-        return kernel.decode(q, k_cache, v_cache, slots, scale, bias)
-    return reference.decode(q, k_cache, v_cache, slots, scale, bias)
+    return form(q, reference).decode(q, k_cache, v_cache, slots, scale, bias)
 
 
 merge = reference.merge

@@ -395,7 +395,7 @@ def test_what_a_retriever_of_ones_own_says_cannot_pass_for_a_turn():
         ("iterdrag", {"n_max": 0}, "such as 5"),
         ("iterdrag", {"doc_placement": "behind"}, "'append' or 'front'"),
         ("iterdrag", {"constrain": True, "chat": False}, "chat: true"),
-        ("iterdrag", {"constrain": True}, "cannot constraint"),
+        ("iterdrag", {"constrain": True}, "cannot give constraint"),
         ("rag", {"like": "musique"}, "allocation"),
         ("rag", {"allocation": {"a": 1}}, "abduce rag fit"),
         ("rag", {"allocation": "nowhere.json"}, "Cannot read"),
