@@ -39,12 +39,22 @@ class Store(Protocol):
         """The newest version; 0 of an empty store."""
         ...
 
-    async def write(self, entries: Sequence[Entry], *, action: str = "written", reason: str = "") -> int:
+    async def write(
+        self,
+        entries: Sequence[Entry],
+        *,
+        action: str = "written",
+        reason: str = "",
+        after: int | None = None,
+    ) -> int:
         """Put the entries in, all or none, replacing those of the same name. Returns the new version.
 
         Once it returns, they survive the end of the process. An entry equal to what is there but for its
         counts makes no change; if none does, no version is made. Raises UsageError for an entry that cannot
         be kept, or a name twice.
+
+        With `after`, nothing is written and 0 returned unless that is still the newest version: who writes
+        what follows from what was read then overwrites nobody.
         """
         ...
 

@@ -18,11 +18,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from ..serving.entries import Entry, Evidence, Match
+from ..serving.entries import Entry, Evidence
 from ..serving.errors import UsageError
-from ..serving.flow import Flow, Recall, Remember
+from ..serving.flow import Failure, Flow, Recall, Remember
 from .base import Store
 from .likeness import CONCEPTS, relation, same_words
+from .requests import recalled, remembered
 from .untrusted import defused, findings
 
 Action: TypeAlias = Literal["written", "merged", "beside", "echo", "refused"]
@@ -113,51 +114,53 @@ def remember(
     credit: Mapping[str, bool] | None = None,
     reason: str = "",
 ) -> Flow[tuple[Verdict, ...]]:
-    """Write what passes, as a flow, and give credit to what was read."""
-    verdicts, pending = yield from _judging(entries, gate)
-    if pending or credit:
-        yield [Remember(pending, credit or {}, _why(verdicts, reason))]
+    """Write what passes, in one version, and give credit to what was read.
+
+    Where another writer was faster, all is judged again. Where others are all the time, or the memory fails,
+    nothing is written, and the verdicts say so.
+    """
+    for _ in range(_ATTEMPTS):
+        [before] = (yield [Remember()]) if entries else [None]
+        verdicts, pending = yield from _judging(entries, gate)
+        if not pending:
+            break
+        after = None if isinstance(before, Failure) else before
+        [version] = yield [Remember(pending, credit or {}, _why(verdicts, reason), after)]
+        if isinstance(version, Failure):
+            return _none(entries, version.message)
+        if version:
+            return verdicts
+    else:
+        verdicts = _none(entries, _OVERTAKEN)
+    if credit:
+        yield [Remember(credit=credit, reason=reason)]
     return verdicts
 
 
+def _none(entries: Sequence[Entry], reason: str) -> tuple[Verdict, ...]:
+    return tuple(Verdict(each.name, "refused", reason) for each in entries)
+
+
 async def admit(
-    store: Store, entries: Sequence[Entry], *, gate: Gate = GATE, action: str = "written", reason: str = ""
+    store: Store, entries: Sequence[Entry], *, gate: Gate = GATE, reason: str = ""
 ) -> tuple[Verdict, ...]:
-    """Write what passes, in one version. Where another writer was faster, all is judged again; where one
-    wrote at the same moment, what it said of the same entries is merged in.
-
-    Raises UsageError if others write all the time.
-    """
-    for _ in range(_ATTEMPTS):
-        before = await store.version()
-        verdicts, pending = await _answered(store, _judging(entries, gate))
-        if not pending:
+    """`remember` into a store."""
+    flow = remember(entries, gate=gate, reason=reason)
+    replies: list[Any] | None = None
+    while True:
+        try:
+            requests = flow.send(replies)  # type: ignore[arg-type]
+        except StopIteration as end:
+            verdicts: tuple[Verdict, ...] = end.value
             return verdicts
-        if await store.version() == before:
-            version = await store.write(pending, action=action, reason=_why(verdicts, reason))
-            if version > before + 1:
-                await _mend(store, pending, before, version)
-            return verdicts
-    raise UsageError("The memory is written by others all the time. Try again, or write in fewer processes.")
+        replies = [
+            await (recalled(store, each) if isinstance(each, Recall) else remembered(store, each))
+            for each in requests
+            if isinstance(each, Recall | Remember)
+        ]
 
 
-async def _mend(store: Store, written: Sequence[Entry], before: int, version: int) -> None:
-    """Merge in what others wrote between the two versions, and was just overwritten."""
-    mended = []
-    for entry in written:
-        lost = [each.entry for each in await store.history(entry.name) if before < each.version < version]
-        both = entry
-        for other in lost:
-            both = merged(both, other)
-        mended += [both] if both != entry else []
-    if mended:
-        await store.write(mended, action="merged", reason="written by others at the same moment")
-
-
-_Judged: TypeAlias = tuple[tuple[Verdict, ...], tuple[Entry, ...]]
-
-
-def _judging(entries: Sequence[Entry], gate: Gate) -> Flow[_Judged]:
+def _judging(entries: Sequence[Entry], gate: Gate) -> Flow[tuple[tuple[Verdict, ...], tuple[Entry, ...]]]:
     """The verdicts, and what is to be written for all of them. Each entry meets what those before it have
     become."""
     pending: dict[str, Entry] = {}
@@ -174,24 +177,6 @@ def _judging(entries: Sequence[Entry], gate: Gate) -> Flow[_Judged]:
         pending |= {each.name: each for each in verdict.entries}
         verdicts.append(verdict)
     return tuple(verdicts), tuple(pending.values())
-
-
-async def _answered(store: Store, flow: Flow[_Judged]) -> _Judged:
-    """The flow's result, its requests answered by the store."""
-    replies: list[Any] | None = None
-    while True:
-        try:
-            requests = flow.send(replies)  # type: ignore[arg-type]
-        except StopIteration as end:
-            judged: _Judged = end.value
-            return judged
-        replies = []
-        for request in requests:
-            assert isinstance(request, Recall)
-            if request.names:
-                replies.append(tuple(Match(entry, 1.0, "") for entry in await store.get(request.names)))
-            else:
-                replies.append(await store.search(request.query, request.k, kinds=request.kinds))
 
 
 def _why(verdicts: Sequence[Verdict], reason: str) -> str:
@@ -281,5 +266,6 @@ def _told(evidence: Sequence[Evidence], least: Mapping[str, float]) -> str:
     return f"{kind} {best.confidence:g}{needed}"
 
 
-_ATTEMPTS = 10
+_ATTEMPTS = 50  # each that fails is a write of somebody else
+_OVERTAKEN = "the memory is written by others all the time; try again, or write in fewer processes"
 _LONGEST_REASON = 500

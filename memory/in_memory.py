@@ -33,12 +33,21 @@ class InMemory:
         """The newest version."""
         return self._version
 
-    async def write(self, entries: Sequence[Entry], *, action: str = "written", reason: str = "") -> int:
+    async def write(
+        self,
+        entries: Sequence[Entry],
+        *,
+        action: str = "written",
+        reason: str = "",
+        after: int | None = None,
+    ) -> int:
         """Put the entries in."""
         check_action(action)
         kept = checked(entries)
         vectors = await self._embed(kept)
         with self._lock:
+            if after not in (None, self._version):
+                return 0
             new = [entry for entry in kept if changed(self._entries.get(entry.name), entry)]
             self._version += bool(new)
             for entry in kept:

@@ -51,17 +51,26 @@ class PostgresStore:
         """The newest version."""
         return await asyncio.wrap_future(self._link.read(_version))
 
-    async def write(self, entries: Sequence[Entry], *, action: str = "written", reason: str = "") -> int:
+    async def write(
+        self,
+        entries: Sequence[Entry],
+        *,
+        action: str = "written",
+        reason: str = "",
+        after: int | None = None,
+    ) -> int:
         """Put the entries in."""
         check_action(action)
         kept, reason = checked(entries), clean(reason)
 
         def change(server: "Server") -> int:
+            if after not in (None, _version(server)):
+                return 0
             old = _whole(server, [each.name for each in kept])
-            after = [merged(old.get(each.name), each) for each in kept]
-            new = [each for each in after if changed(old.get(each.name), each)]
+            whole = [merged(old.get(each.name), each) for each in kept]
+            new = [each for each in whole if changed(old.get(each.name), each)]
             _replace(server, [old[e.name] for e in new if e.name in old], new)
-            counts = [(each.uses, each.wins, each.name) for each in after]
+            counts = [(each.uses, each.wins, each.name) for each in whole]
             with server.cursor() as cursor:
                 cursor.executemany(
                     "UPDATE abduce_memory_entries SET uses = %s, wins = %s WHERE name = %s", counts

@@ -46,13 +46,22 @@ class SqliteStore:
         """The newest version."""
         return await asyncio.wrap_future(self._file.read(sqlite_write.version, 0))
 
-    async def write(self, entries: Sequence[Entry], *, action: str = "written", reason: str = "") -> int:
+    async def write(
+        self,
+        entries: Sequence[Entry],
+        *,
+        action: str = "written",
+        reason: str = "",
+        after: int | None = None,
+    ) -> int:
         """Put the entries in."""
         check_action(action)
         kept, reason, embedder = checked(entries), clean(reason), self._embedder
         vectors = await embedder.embed([searched(each) for each in kept]) if embedder and kept else None
 
         def change(db: Db) -> int:
+            if after not in (None, sqlite_write.version(db)):
+                return 0
             return sqlite_write.write(db, kept, vectors, embedder.name if embedder else "", action, reason)
 
         return await asyncio.wrap_future(self._file.write(change))

@@ -14,8 +14,8 @@ from typing import Any, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
 from ..memory.base import Store
+from ..memory.requests import recalled, remembered
 from ..serving.base import Engine, Served
-from ..serving.entries import Match
 from ..serving.errors import EngineError
 from ..serving.flow import (
     Ask,
@@ -162,11 +162,7 @@ class Switchboard:
         store = self._services.memory
         if isinstance(request, Recall):
             return Served(await recalled(store, request), Usage())
-        entries = request.entries
-        made = await (store.write(entries, reason=request.reason) if entries else store.version())
-        if request.credit:
-            await store.credit(request.credit)
-        return Served(made, Usage())
+        return Served(await remembered(store, request), Usage())
 
     async def _human(self, request: Ask, path: Path) -> Served[Any]:
         if self._services.human is None:
@@ -182,16 +178,6 @@ class Switchboard:
         async with self._gates.get(id(engine)) or nullcontext(), _gate(engine) or nullcontext():
             self.waiting.discard(path)
             yield
-
-
-async def recalled(store: Store, request: Recall) -> tuple[Match, ...]:
-    """What a store has for a request."""
-    if request.names:
-        return tuple(Match(entry, 1.0, "by its name") for entry in await store.get(request.names))
-    if request.query or request.k:
-        return await store.search(request.query, request.k, kinds=request.kinds)
-    found = await store.everything(kinds=request.kinds)
-    return tuple(Match(entry, 1.0, "every entry") for entry in found if entry.status == "active")
 
 
 _SERVICES: dict[type, Callable[[Switchboard, Any, Path], Coroutine[Any, Any, Served[Any]]]] = {

@@ -285,11 +285,16 @@ class Recall:
 @dataclass(frozen=True)
 class Remember:
     """Write entries into the memory, all or none, and count for those in `credit` that they were used, and
-    whether what they were used for was solved."""
+    whether what they were used for was solved.
+
+    The reply is the memory's newest version. With `after`, it is 0 and nothing is written or counted if that
+    is no longer the newest: another writer was faster.
+    """
 
     entries: tuple[Entry, ...] = ()
     credit: Mapping[str, bool] = field(default_factory=dict)
     reason: str = ""
+    after: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Every store does what the reference does, whatever is done to it in whatever order."""
 
+import asyncio
 import itertools
 
 import pytest
@@ -110,6 +111,26 @@ async def test_a_version_is_a_write_that_changes_something(store):
         (1, "a", "one"),
         (2, "a", "other"),
     ]
+    await store.close()
+
+
+async def test_who_writes_after_a_version_overwrites_nobody(store):
+    assert await store.write([Entry("a", "one")], after=0) == 1
+    assert await store.write([Entry("a", "two"), Entry("b", "two")], after=0) == 0
+    assert [e.text for e in await store.everything()] == ["one"]
+    assert await store.write([Entry("a", "one", uses=5)], after=0) == 0  # nor are counts
+    assert (await store.get(["a"]))[0].uses == 0
+    assert await store.write([Entry("a", "two")], after=1) == 2
+
+    async def add(i):
+        while True:  # of all who try at once one gets through
+            before, [old] = await store.version(), await store.get(["a"])
+            if await store.write([Entry("a", f"{old.text} {i}")], after=before):
+                return
+
+    await asyncio.gather(*map(add, range(8)))
+    [a] = await store.get(["a"])
+    assert sorted(a.text.split()[1:]) == sorted(map(str, range(8)))
     await store.close()
 
 

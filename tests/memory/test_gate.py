@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from abduce.memory.in_memory import InMemory
 from abduce.memory.sqlite import SqliteStore
 from abduce.serving.entries import Entry, Evidence, Match
 from abduce.serving.errors import UsageError
-from abduce.serving.flow import Recall, Remember
+from abduce.serving.flow import Failure, Recall, Remember
 
 TESTS = Evidence("r1", "p1", "tests", 1.0)
 JUDGE = Evidence("r2", "p2", "judge", 0.9)
@@ -219,10 +220,11 @@ async def test_what_was_retired_comes_back_only_by_new_evidence(store: Store) ->
 
 def test_as_a_flow_it_asks_for_neighbours_and_then_writes() -> None:
     flow = remember([entry("b", RULE, JUDGE)], credit={"a": True}, reason="because")
-    named, near = flow.send(None)
+    assert flow.send(None) == [Remember()]  # which tells the version
+    named, near = flow.send([3])
     assert named == Recall(names=("b",)) and near == Recall(RULE, 8, kinds=("note",))
     [write] = flow.send([(), (Match(entry("a"), 1.0, ""),)])
-    assert isinstance(write, Remember) and write.credit == {"a": True}
+    assert isinstance(write, Remember) and write.credit == {"a": True} and write.after == 3
     assert [(e.name, e.evidence) for e in write.entries] == [("a", (TESTS, JUDGE))]
     assert write.reason.startswith("because; ")
     with pytest.raises(StopIteration) as end:
@@ -234,42 +236,77 @@ def test_a_flow_with_nothing_to_write_writes_nothing() -> None:
     with pytest.raises(StopIteration):
         remember([]).send(None)
     flow = remember([replace(entry("a"), evidence=())])
+    flow.send(None)
     with pytest.raises(StopIteration) as end:
-        flow.send(None)
+        flow.send([0])
     assert end.value.value == (
         Verdict("a", "refused", "no verifier was sure enough of it (it has no evidence)"),
     )
 
 
+def test_a_flow_that_was_overtaken_judges_again() -> None:
+    flow = remember([entry("a", RULE, JUDGE)], credit={"x": True})
+    flow.send(None)
+    flow.send([3])
+    flow.send([(), ()])
+    assert flow.send([0]) == [Remember()]
+    flow.send([4])
+    [write] = flow.send([(Match(entry("a"), 1.0, ""),), ()])
+    assert write.after == 4 and write.entries[0].evidence == (TESTS, JUDGE)
+    with pytest.raises(StopIteration) as end:
+        flow.send([5])
+    assert end.value.value[0].action == "merged"
+
+
+@pytest.mark.parametrize(
+    ("reply", "why"), [(0, "written by others all the time"), (Failure("memory", "disk full"), "disk full")]
+)
+def test_what_could_not_be_written_is_said_to_be_refused(reply: object, why: str) -> None:
+    flow = remember([entry("a")])
+    requests = flow.send(None)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            replies = [
+                () if isinstance(each, Recall) else 3 if not each.entries else reply for each in requests
+            ]
+            requests = flow.send(replies)
+    [verdict] = end.value.value
+    assert verdict.action == "refused" and why in verdict.reason
+
+
 async def test_several_writers_lose_none_of_each_others_evidence(tmp_path: Path) -> None:
     async def write(i: int) -> None:
         store = SqliteStore(tmp_path / "m.db")
+        await asyncio.sleep(i % 4 / 500)
         await admit(store, [entry("a", RULE, Evidence(f"r{i}", f"p{i}", "tests", 1.0))])
         await store.close()
 
-    await write(0)
-    await asyncio.gather(*(write(i) for i in range(1, 7)))
+    await asyncio.gather(*(write(i) for i in range(12)))
     store = SqliteStore(tmp_path / "m.db")
     [kept] = await store.everything()
+    assert await store.version() == 12
     await store.close()
-    assert {told.run for told in kept.evidence} == {f"r{i}" for i in range(7)}
+    assert {told.run for told in kept.evidence} == {f"r{i}" for i in range(12)}
 
 
 async def test_what_another_wrote_at_the_same_moment_is_not_lost() -> None:
-    """Between the last look at the version and the write."""
-    other = Evidence("r9", "p9", "user", 1.0)
+    """Between the last look and the write, three times over."""
+
+    others = [Evidence(f"r{i}", f"p{i}", "user", 1.0) for i in range(3)]
+    waiting = list(others)
 
     class Busy(InMemory):
-        async def write(self, entries: Sequence[Entry], *, action: str = "written", reason: str = "") -> int:
-            if reason.startswith("mine"):
-                await super().write([entry("a", RULE, TESTS, other)])
-            return await super().write(entries, action=action, reason=reason)
+        async def write(self, entries: Sequence[Entry], **kwargs: Any) -> int:
+            if kwargs.get("reason", "").startswith("mine") and waiting:
+                [old] = self._entries.values()
+                await super().write([replace(old, evidence=(*old.evidence, waiting.pop()))])
+            return await super().write(entries, **kwargs)
 
     store = Busy()
     await store.write([entry("a")])
     await admit(store, [entry("a", RULE, JUDGE)], reason="mine")
     [kept] = await store.everything()
-    assert set(kept.evidence) == {TESTS, JUDGE, other}
+    assert set(kept.evidence) == {TESTS, JUDGE, *others}
 
 
 def test_a_verdict_of_one_entry_needs_no_store() -> None:

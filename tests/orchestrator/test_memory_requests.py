@@ -69,8 +69,11 @@ async def test_remembering_tells_the_version_and_credits():
         [Remember(credit={"crop": True, "tip": False})],
         [Remember(ENTRIES[:1])],  # as it is
         [Remember((Entry("new", "x"),), {"crop": False})],
+        [Remember((Entry("new", "y"),), {"crop": True}, after=1)],  # what was read is old
+        [Remember((Entry("new", "z"),), after=2)],
     )
-    assert replies == [[1], [1], [1], [2]]
+    assert replies == [[1], [1], [1], [2], [0], [3]]
+    assert [match.entry.text for match in (await answers(store, [Recall(names=("new",))]))[0][0]] == ["z"]
     crop, _, _, tip = await store.everything()
     assert (crop.uses, crop.wins, tip.uses, tip.wins) == (2, 1, 1, 0)
     assert (await store.history("crop"))[0].reason == "seeds"
