@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from . import redact, registry
 from .base import Capability, Engine
-from .errors import UsageError
+from .errors import UnknownName, UsageError
 
 
 class Built(NamedTuple):
@@ -79,13 +79,27 @@ def engine(spec: str | Engine | Mapping[str, Any]) -> Engine:
         return spec
     if isinstance(spec, str):
         name, _, first = spec.partition(":")
-        make = _maker(name)
+        try:
+            make = _maker(name)
+        except UnknownName as error:
+            raise (UsageError(hint) if (hint := _meant(spec)) else error) from None
         return _make(name, make, {next(iter(signature(make).parameters)): first} if first else {})
     words = dict(spec)
     if "engine" not in words:
         raise UsageError(f"An engine needs its name: {{engine: embedded, ...}}, got keys {', '.join(words)}.")
     name = words.pop("engine")
     return _make(name, _maker(name), words)
+
+
+def _meant(spec: str) -> str:
+    """What to write for a model that was named without its engine; empty if that is not to be told."""
+    if spec.startswith(("http://", "https://")):
+        return f"Say what the server is: sglang:{spec}, or {{engine: litellm, model: …, api_base: {spec!r}}}."
+    if spec.endswith(".gguf") or spec.startswith("hf:"):
+        return f"Weights are read by an engine. Write embedded:{spec}"
+    if "/" in spec:
+        return f"A model needs its engine. Write litellm:{spec}, or for a folder transformers:{spec}"
+    return ""
 
 
 def _maker(name: object) -> Callable[..., Engine]:

@@ -44,7 +44,11 @@ def recipe_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to run; each replaces the recipe's own")
     group.add_argument("--recipe", metavar="NAME|FILE", help="a packaged recipe or a YAML file")
     group.add_argument("--strategy", metavar="NAME", help="see: abduce strategies (default best_of_n)")
-    group.add_argument("--model", metavar="NAME", help="the engine (default embedded)")
+    group.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the engine (default embedded), e.g. embedded:FILE.gguf or litellm:openai/NAME",
+    )
     group.add_argument("--reward", metavar="NAME", help="what scores partial solutions")
     group.add_argument("--policy", metavar="NAME", help="how steps are proposed")
     group.add_argument("--budget", metavar="LIMITS", help="e.g. '8k tokens, 60 s, 20 calls'")

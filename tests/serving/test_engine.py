@@ -36,6 +36,10 @@ def test_a_mapping_gives_parameters() -> None:
     ("spec", "error", "told"),
     [
         ("embeded", UnknownName, "Did you mean 'embedded'"),
+        ("models/qwen.gguf", UsageError, r"Write embedded:models/qwen\.gguf"),
+        ("hf:org/repo/q.gguf", UsageError, r"Write embedded:hf:org/repo/q\.gguf"),
+        ("openai/gpt-4o-mini", UsageError, "Write litellm:openai/gpt-4o-mini"),
+        ("http://127.0.0.1:30000", UsageError, "sglang:http://127.0.0.1:30000"),
         ({"engine": "nothing"}, UnknownName, "Known: embedded"),
         (
             {"engine": "embedded", "modle": "x"},
