@@ -49,15 +49,15 @@ async def test_nothing_is_asked_while_the_gate_is_shut_and_the_clock_stands() ->
             reached.set()
             await opened.wait()
 
-    with Session(None, budget=Budget(seconds=0.5), gate=gate) as session:
+    with Session(None, budget=Budget(seconds=1.2), gate=gate) as session:
         running = asyncio.ensure_future(session.drive(chain("a", 3), Services({"policy": engine}), seed=0))
         await reached.wait()
         assert engine.started == ["a0"]
-        await asyncio.sleep(0.7)  # longer than the budget
+        await asyncio.sleep(1.4)  # longer than the budget
         assert engine.started == ["a0"]
         opened.set()
         assert len(await running) == 3
-        assert session.elapsed_s < 0.4
+        assert session.elapsed_s < 1.1
 
 
 async def test_the_deadline_holds_behind_the_gate() -> None:
@@ -99,10 +99,10 @@ async def test_the_clock_stands_while_the_human_thinks() -> None:
         return f"{said} {type(reply).__name__}"
 
     async def human(question: str, choices: object) -> str:
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(1.2)
         return "well"
 
     services = Services({"policy": Echo()}, human=human)
-    with Session(None, budget=Budget(seconds=0.3)) as session:
+    with Session(None, budget=Budget(seconds=1)) as session:
         assert await session.drive(asking(), services, seed=0) == "well tuple"
-        assert session.elapsed_s < 0.3
+        assert session.elapsed_s < 1

@@ -79,7 +79,7 @@ async def test_capabilities_are_those_of_the_script() -> None:
 
 
 async def test_latency() -> None:
-    engine = Scripted("x", latency_s=lambda asked: 0.02 * asked.n)  # type: ignore[attr-defined]
+    engine = Scripted("x", latency_s=lambda asked: 0.1 * asked.n)  # type: ignore[attr-defined]
     began = time.perf_counter()
     await asyncio.gather(*(say(engine, n=2) for _ in range(20)))
-    assert 0.04 <= time.perf_counter() - began < 0.4
+    assert 0.2 <= time.perf_counter() - began < 2  # one after the other: 4

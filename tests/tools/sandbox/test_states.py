@@ -47,13 +47,13 @@ def test_what_is_lost_is_built_again(kept, sandbox):
 
 @pytest.mark.parametrize("fatal", ["while True: pass", "import os; os._exit(3)"])
 def test_a_program_that_had_to_be_killed_leaves_no_trace(kept, fatal):
-    kept = States(Sandbox(Limits(wall_s=0.5)))
+    kept = States(Sandbox(Limits(wall_s=1.5)))
     fatal = f"x = 0\n{fatal}"
     assert kept.run("x = 6").ok
     assert kept.run(fatal, ["x = 6"]).text.startswith(ENDED)
     began = time.monotonic()
     assert kept.run("print(x)", ["x = 6", fatal]).text == "6\n"
-    assert time.monotonic() - began < 0.5  # it is known, and not tried again
+    assert time.monotonic() - began < 1.5  # it is known, and not tried again
     kept.close()
     fresh = States(Sandbox(Limits(wall_s=0.5)))
     assert fresh.run("print(x)", ["x = 6", fatal]).text == "6\n"
