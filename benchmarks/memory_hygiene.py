@@ -1,6 +1,6 @@
 """What becomes of a memory that is fed with wrong concepts: does the audit see it, does decay contain it?
 
-    python benchmarks/memory_hygiene.py [--problems 400] [--seeds 5]
+    python benchmarks/memory_hygiene.py [--problems 400] [--seeds 5] [--first 0]
 
 Each problem has one of 20 hidden rules. A solver of known skill looks its problem up and follows what it
 finds: it solves 40 % by itself, 90 % shown the right rule of the problem, 10 % shown a wrong one; with both,
@@ -16,7 +16,7 @@ the store harmful.
 import argparse
 import asyncio
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 
 from abduce.memory.audit import audit, lift
@@ -57,6 +57,7 @@ async def run(arm: Arm, n: int, seed: int) -> tuple[dict[str, float], InMemory]:
         if arm.wrong:
             await store.write([Entry(f"wrong {i}", f"topic{i} shape{i}: negate the output", evidence=TESTS)])
     solved: dict[str, float] = {}
+    shown = 1
     for p in range(n):
         rng = random.Random(f"{seed}/{p}")
         topic, luck, choice = rng.randrange(RULES), rng.random(), rng.random()
@@ -65,8 +66,9 @@ async def run(arm: Arm, n: int, seed: int) -> tuple[dict[str, float], InMemory]:
         won = luck < (chances[int(choice * len(chances))] if chances else ALONE)
         solved[f"p{p}"] = float(won)
         await store.credit(dict.fromkeys(found, won))
+        shown = max(shown, len(found))
         if arm.decays and p % 5 == 4:
-            await decay(store, RULE)
+            await decay(store, replace(RULE, shown=shown))
     return solved, store
 
 
@@ -86,13 +88,14 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--problems", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     given = parser.parse_args()
     print(f"{given.problems} problems, {given.seeds} seeds, {RULES} rules; solved alone {ALONE:.0%}")
     head = (
         "store",
         "solved",
         "lift",
-        "interval of seed 0",
+        "of the first seed",
         "ablation, by seed",
         "retired or unhelpful",
         "harmful",
@@ -100,7 +103,7 @@ async def main() -> None:
     print("{:>14}  {:>6}  {:>6}  {:>18}  {:<22}  {:<24}  {}".format(*head))
     for arm in ARMS:
         rates, gains, says, counts, shown = [], [], [], [], ""
-        for seed in range(given.seeds):
+        for seed in range(given.first, given.first + given.seeds):
             without, _ = await run(Arm("none"), given.problems, seed)
             solved, store = await run(arm, given.problems, seed)
             got = lift(solved, without)
