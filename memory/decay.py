@@ -81,11 +81,13 @@ class Decay:
         return tuple(each for each in groups if self._against(each) >= log(len(groups) / self.risk))
 
     def going(self, entries: Sequence[Entry]) -> tuple[Entry, ...]:
-        """What is to be retired: single entries, and of harmful groups all but those that solved more."""
+        """What is to be retired: single entries, and of harmful groups all but those that solved more, twice
+        at least: of twenty wrong ones two have helped once, by chance."""
         base = self.rate(entries)
         gone = {each.name: each for each in self.unhelpful(entries)}
         for group in self.harmful(entries):
-            gone |= {each.name: each for each in group.entries if each.wins <= base * each.uses}
+            lucky = [each for each in group.entries if each.wins < 2 or each.wins <= base * each.uses]
+            gone |= {each.name: each for each in lucky}
         return tuple(gone.values())
 
     def _against(self, group: Group) -> float:

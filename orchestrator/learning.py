@@ -6,6 +6,7 @@ The flow is `strategies/arcmemo/continual.py`; here it gets its services, its jo
 that goes on gets its replies from the journal, the memory's too, so that it comes to where it was.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,10 +47,13 @@ async def learn(
         )
     if pipeline.services.memory is None and not freeze:
         raise UsageError("The recipe has no memory to write to. Write e.g. memory: concepts.db.")
+    if pipeline.services.memory is not None:
+        await pipeline.services.memory.version()  # complains of one that cannot be reached
     seed = pipeline.seed if seed is None else seed
     digest = f"{derive(0, *(task.question for task in tasks)):016x}"
     how = {
         "problems": digest,
+        "settings": _digest(pipeline.settings),
         "batch": batch,
         "passes": passes,
         "freeze": freeze,
@@ -71,6 +75,16 @@ async def learn(
     return learned
 
 
+def _digest(settings: Mapping[str, Any]) -> str:
+    """Of all that decides what is asked and written. A run may go on with a larger budget."""
+    words = {**settings, **settings.get("recipe", {})}
+    rest = {key: value for key, value in words.items() if key not in _FREE}
+    return f"{derive(0, json.dumps(rest, sort_keys=True, default=str)):016x}"
+
+
+_FREE = ("recipe", "name", "description", "budget", "concurrency", "seed")
+
+
 def _check_the_same(run: Run, how: Mapping[str, Any], seed: int) -> None:
     told = run.record.get("learn")
     if told is None:
@@ -80,7 +94,7 @@ def _check_the_same(run: Run, how: Mapping[str, Any], seed: int) -> None:
         key for key, value in ({**told, "seed": run.record["seed"]}).items() if here[key] != value
     )
     if different:
-        raise UsageError(f"Run {run.id} was made with another {', '.join(different)}. Go on with the same.")
+        raise UsageError(f"Run {run.id} differs in: {', '.join(different)}. Go on with the same as it.")
 
 
 def _result(learned: Learned, session: Session) -> Result:

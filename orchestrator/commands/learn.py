@@ -13,6 +13,7 @@ from ...serving.errors import UsageError
 from ...strategies.arcmemo import Learned, read, scoring
 from ...strategies.arcmemo.puzzle import Labels
 from ...strategies.base import Task
+from ...strategies.rewards.checks import validate
 from ..background import wait_for
 from ..evaluate import read_problems
 from ..learning import learn
@@ -47,8 +48,16 @@ def run(chosen: argparse.Namespace) -> int:
         return 130
     _print(figures(learned, labels), chosen.json)
     if learned.stopped:
-        print(f"abduce: incomplete: {learned.stopped}", file=sys.stderr)
+        print(
+            f"abduce: incomplete: {learned.stopped}{_MORE * ('budget' in learned.stopped)}", file=sys.stderr
+        )
     return 1 if learned.stopped else 0
+
+
+_MORE = (
+    ". What was learned is kept; the budget is that of the whole run. Start anew with a larger one, such as "
+    "--budget '5M tokens, 9000 s'"
+)
 
 
 def problems(file: Path, limit: int | None) -> tuple[list[Task], dict[str, Labels]]:
@@ -62,23 +71,35 @@ def problems(file: Path, limit: int | None) -> tuple[list[Task], dict[str, Label
             f"{file}: no row has checks, so nothing could be verified and learned. The right answers are not "
             'looked at. Write e.g. {"question": …, "checks": [{"id": "regex", "kwargs": {"pattern": …}}]}.'
         )
+    for row in rows:
+        try:
+            if row.task.checks:
+                validate(row.task)
+        except UsageError as error:
+            raise UsageError(f"{file}: problem {row.id!r}: {error}") from None
     return [replace(row.task, metadata={"id": row.id}) for row in rows], {}
 
 
 class _Watching:
-    """Tells of each batch as it is done."""
+    """Tells of each problem and each batch as it is done."""
 
     name = ""
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, RunStarted):
             self.name = event.run
+            print(f"abduce: run {event.run}: {event.question}", file=sys.stderr)
+        if isinstance(event, Noted) and event.note == "tried":
+            tried: Any = event.data
+            n, how = tried["attempts"], "solved" if tried["solved"] else "not solved"
+            told = f"{how}, {n} attempt{'s' * (n != 1)}" if n else "not tried"
+            print(f"abduce:   {tried['id']}: {told}", file=sys.stderr)
         if isinstance(event, Noted) and event.note == "learned":
             done: Any = event.data
             told = f"{len(done['solved'])} of {len(done['problems'])} solved, {len(done['written'])} written"
             versions = f"memory {done['read']} -> {done['version']}"
             print(f"abduce: pass {done['turn']}: {told}, {versions}", file=sys.stderr)
-            for note in done["notes"]:
+            for note in [*done["notes"], *filter(None, [done["withheld"]])]:
                 print(f"abduce:   {note}", file=sys.stderr)
 
 

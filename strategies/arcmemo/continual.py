@@ -4,18 +4,21 @@
 
 The problems of a batch see the same memory, so with batches of 1 a problem sees what the one before it left,
 and larger ones run more side by side and pass on less. A later pass takes up what was not solved. With
-`control` attempts, which are shown no memory, what helps less than none is retired (`memory/decay.py`).
+`control` attempts, which are shown no memory, what helps less than none is retired (`memory/decay.py`); and
+if the memory as a whole helps less than none, the rest of the run is shown nothing of it.
 
 Nothing is left to chance but the models: a run that was killed is replayed from its journal, and a write that
 it had made but not noted is made again, which changes nothing (only its counts of uses may be one too high).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil, log
+from statistics import fmean
 from typing import Any
 
 from ...memory.concepts.library import Library
-from ...memory.decay import Decay
+from ...memory.decay import Decay, log_evidence
 from ...serving.errors import SearchEnded, UsageError, demand
 from ...serving.flow import Failure, Flow, Fork, Note, Recall, Remember
 from ...serving.seeds import derive
@@ -40,6 +43,7 @@ class Round:
     version: int
     notes: tuple[str, ...] = ()
     retired: tuple[str, ...] = ()
+    withheld: str = ""  # why nothing of the memory is shown from here on
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,15 @@ class Learned:
         return tuple(name for each in self.rounds for name in each.problems)
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """A problem tried with the memory and without it: what was shown, the share of attempts that passed."""
+
+    shown: frozenset[str]
+    helped: float
+    alone: float
+
+
 @dataclass
 class _Course:
     """A run so far."""
@@ -66,6 +79,23 @@ class _Course:
     done: set[str] = field(default_factory=set)
     alone: list[bool] = field(default_factory=list)  # of problems tried without the memory, whether it went
     most_shown: int = 1
+    pairs: list[_Pair] = field(default_factory=list)
+    withheld: str = ""
+
+    def judge(self, unhelpful: Collection[str]) -> None:
+        """Withhold the memory if so many fewer attempts passed with it than without it that the bet against
+        it (`memory/decay.py`) is won. Problems that were shown what is unhelpful by itself, and so is gone,
+        say nothing of the rest."""
+        self.pairs = [each for each in self.pairs if not each.shown & set(unhelpful)]
+        n = len(self.pairs)
+        if n < _ENOUGH or self.withheld:
+            return
+        helped, alone = (sum(each.helped for each in self.pairs), sum(each.alone for each in self.pairs))
+        if log_evidence(ceil(helped), n, (alone + 1) / (n + 2)) >= -log(_RISK):
+            self.withheld = (
+                f"of {n} problems {helped / n:.0%} of the attempts passed with the memory and "
+                f"{alone / n:.0%} without it, so from here on nothing of it is shown"
+            )
 
 
 def learn(
@@ -111,9 +141,11 @@ def _round(
     seed: int,
     oracle: Mapping[str, Labels] | None,
 ) -> Flow[None]:
-    library, known = yield from strategy.recalled()
+    library, fault = yield from strategy.recalled()
+    known = not fault and strategy.asks
     read = yield from _version(known)
-    flows = [_attempt(strategy, task, library, derive(seed, turn, name)) for name, task in tasks.items()]
+    solver = replace(strategy, read="none") if course.withheld else strategy
+    flows = [_attempt(solver, task, library, derive(seed, turn, name)) for name, task in tasks.items()]
     [found] = yield [Fork(tuple(flows))]
     solved: list[Solved] = list(found)
     if not any(each.result.candidates for each in solved):  # a limit, or an engine that has died
@@ -124,12 +156,16 @@ def _round(
         solved = [_by_oracle(each, oracle) for each in solved]
     course.done |= {each.id for each in solved if each.trace is not None}
     course.alone += [each.alone for each in solved if each.alone is not None and each.selected]
+    course.pairs += [pair for each in solved if (pair := _pair(each))]
     course.most_shown = max([course.most_shown, *(len(each.selected) for each in solved)])
     facts: dict[str, Any] = {}
     retired: tuple[str, ...] = ()
+    unhelpful: tuple[str, ...] = ()
     if strategy.write and known:
         facts = yield from strategy.learned(solved, library, seed=derive(seed, "write", turn))
-        retired = yield from _retired(course)
+        retired, unhelpful = yield from _retired(course)
+    before = course.withheld
+    course.judge(unhelpful)
     version = yield from _version(known)
     done = Round(
         turn,
@@ -138,29 +174,44 @@ def _round(
         tuple(each.id for each in solved if each.trace is not None),
         tuple(facts.get("written", ())),
         version,
-        tuple(facts.get("notes", ())),
+        (*((f"no memory was read: {fault}",) if fault else ()), *facts.get("notes", ())),
         retired,
+        "" if before else course.withheld,
     )
     course.rounds.append(done)
     yield [Note("learned", {**vars(done), "gate": "feedback" if oracle is None else "oracle"})]
 
 
 def _attempt(strategy: ArcMemo, task: Task, library: Library, seed: int) -> Flow[Solved]:
-    return (yield from strategy.attempt(task, library, seed=seed))
+    solved = yield from strategy.attempt(task, library, seed=seed)
+    facts = {"id": solved.id, "solved": solved.trace is not None}
+    yield [Note("tried", {**facts, "attempts": len(solved.result.candidates)})]
+    return solved
 
 
-def _retired(course: _Course) -> Flow[tuple[str, ...]]:
-    """Retire what does not help, by what the controls reached without it; nothing before there are some."""
+def _pair(solved: Solved) -> _Pair | None:
+    """None of a problem that was shown nothing, or had no control attempt."""
+    told = solved.result.diagnostics.get("ablation", {})
+    if not solved.selected or not told.get("with") or not told.get("without"):
+        return None
+    helped, alone = (fmean(passed is True for passed in told[key]) for key in ("with", "without"))
+    return _Pair(frozenset(solved.selected), helped, alone)
+
+
+def _retired(course: _Course) -> Flow[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Retire what does not help, by what the controls reached without it; nothing before there are some.
+    Returns the names, and those of them that are unhelpful by themselves."""
     if len(course.alone) < _ENOUGH:
-        return ()
+        return (), ()
     base = (sum(course.alone) + 1) / (len(course.alone) + 2)
     [found] = yield [Recall("", 0, KINDS)]
     entries = [] if isinstance(found, Failure) else [match.entry for match in found]
-    gone = Decay(base, shown=course.most_shown).going(entries)
+    rule = Decay(base, shown=course.most_shown)
+    gone = rule.going(entries)
     if gone:
         reason = f"solved less often with it, or with others of its origin, than without ({base:.2f})"
         yield [Remember(tuple(replace(entry, status="retired") for entry in gone), reason=reason)]
-    return tuple(entry.name for entry in gone)
+    return tuple(entry.name for entry in gone), tuple(entry.name for entry in rule.unhelpful(entries))
 
 
 def _version(known: bool) -> Flow[int]:
@@ -181,3 +232,4 @@ def _by_oracle(solved: Solved, labels: Mapping[str, Labels]) -> Solved:
 
 
 _ENOUGH = 20  # controls, before anything is judged by them
+_RISK = 0.2  # of withholding a memory that is as good as none, which costs nothing

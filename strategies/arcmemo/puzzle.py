@@ -109,7 +109,8 @@ def read(file: Path) -> tuple[dict[str, Puzzle], dict[str, Labels]]:
             if all("output" in pair for pair in row["test"]):
                 labels[name] = tuple(grid(pair["output"]) for pair in row["test"])
         except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"{file}: {name!r} is no puzzle: {error}. Write {_SHAPE}.") from None
+            why = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise UsageError(f"{file}: {name!r} is no puzzle: {why}. Write {_SHAPE}.") from None
     return puzzles, labels
 
 

@@ -84,15 +84,17 @@ class ArcMemo:
     def solve(self, task: Task, *, seed: int) -> Flow[Result]:
         """Recall, choose, attempt; then remember what was learned, if it was solved and there is a memory."""
         library, known = self.nothing, False
+        facts: dict[str, Any] = {}
         with suppress(SearchEnded):  # the attempts run into the same limit, and say so
-            library, known = yield from self.recalled()
+            library, fault = yield from self.recalled()
+            known = self.asks and not fault
+            facts = {"notes": [f"no memory was read: {fault}"]} if fault else {}
         solved = yield from self.attempt(task, library, seed=seed)
-        if not (known and self.write):
-            return solved.result
-        try:
-            facts = yield from self.learned([solved], library, seed=seed)
-        except SearchEnded as end:
-            facts = {"notes": [f"nothing was written: {end}"]}
+        if known and self.write:
+            try:
+                facts = yield from self.learned([solved], library, seed=seed)
+            except SearchEnded as end:
+                facts = {"notes": [f"nothing was written: {end}"]}
         return replace(solved.result, diagnostics={**solved.result.diagnostics, **facts})
 
     def attempt(self, task: Task, library: Library, *, seed: int) -> Flow[Solved]:
@@ -119,18 +121,25 @@ class ArcMemo:
         """An empty memory."""
         return Library(primary=self.primary_subtype)
 
-    def recalled(self) -> Flow[tuple[Library, bool]]:
-        """What the memory holds, and whether there is one to write to. An empty one begins with the seeds."""
-        if self.read == "none" and not self.write:
-            return self.nothing, False
+    @property
+    def asks(self) -> bool:
+        """Whether it asks the memory at all."""
+        return self.read != "none" or self.write
+
+    def recalled(self) -> Flow[tuple[Library, str]]:
+        """What the memory holds, and what was wrong if it could not be read. An empty one begins with the
+        seeds, and so does none."""
+        if not self.asks:
+            return self.nothing, ""
         [found] = yield [Recall("", 0, KINDS)]
-        known = not isinstance(found, Failure)
+        fault = found.message if isinstance(found, Failure) else ""
+        known = not fault
         library = Library.of([match.entry for match in found] if known else [], primary=self.primary_subtype)
         if self.seeds and not library.concepts:
             library = replace(seeds(self.seeds), primary=self.primary_subtype)
             if known and self.write:
                 yield [Remember(library.entries(), reason=f"the seeds {self.seeds}")]
-        return library, known
+        return library, fault
 
     def chosen(self, library: Library, problem: str, *, seed: int, tried: str = "") -> Flow[Selection]:
         """What a solver is shown."""

@@ -78,12 +78,13 @@ def test_a_harmful_store_is_found_long_before_its_entries_are() -> None:
 
 def test_of_a_harmful_group_stays_what_has_shown_that_it_helps() -> None:
     bad = [Entry(f"e{i}", "", evidence=(Evidence("import of x"),), uses=2) for i in range(30)]
-    good, own = (
+    good, lucky, own = (
         Entry("good", "", evidence=bad[0].evidence, uses=2, wins=2),
+        Entry("lucky", "", evidence=bad[0].evidence, uses=1, wins=1),
         Entry("own", "", uses=60, wins=60),
     )
-    gone = {each.name for each in Decay(0.4, shown=1).going([*bad, good, own])}
-    assert gone == {each.name for each in bad}
+    gone = {each.name for each in Decay(0.4, shown=1).going([*bad, good, lucky, own])}
+    assert gone == {each.name for each in [*bad, lucky]}
 
 
 def test_without_a_base_rate_no_group_is_judged() -> None:

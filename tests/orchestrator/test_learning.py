@@ -1,6 +1,7 @@
 """`learn` and `abduce learn`: a run that is journalled, stopped and gone on with."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -119,8 +120,12 @@ async def test_a_run_goes_on_with_the_same_problems_and_settings_only(tmp_path):
         (TASKS, {"batch": 3}, "batch"),
         (TASKS, {"seed": 1}, "seed"),
     ]:
-        with pytest.raises(UsageError, match=f"another {why}"):
+        with pytest.raises(UsageError, match=f"differs in: {why}"):
             await learn(made, tasks, **{"batch": 2, "run": run, **options})
+    changed = replace(made, settings={"recipe": {"strategy": {"name": "arcmemo", "samples": 2}}})
+    with pytest.raises(UsageError, match="differs in: settings"):
+        await learn(changed, TASKS, batch=2, run=store.open("last"))
+    await learn(replace(made, settings={"budget": "9 calls"}), TASKS, batch=2, run=store.open("last"))
     other = store.create({"task": TASKS[0], "seed": 0})
     with pytest.raises(UsageError, match="no run of abduce learn"):
         await learn(made, TASKS, run=other)
@@ -131,6 +136,22 @@ async def test_only_arcmemo_with_a_memory_learns():
         await learn(recipe.load("best-of-n-math"), TASKS)
     with pytest.raises(UsageError, match=r"memory: concepts\.db"):
         await learn(pipeline(Student(), None), TASKS)
+
+
+class Away(InMemory):
+    """A memory on a server that is not running."""
+
+    async def version(self):
+        raise UsageError("The server cannot be used. Is it running?")
+
+    everything = search = write = get = version
+
+
+async def test_a_memory_that_cannot_be_reached_is_told_before_anything_is_asked():
+    student = Student()
+    with pytest.raises(UsageError, match="Is it running"):
+        await learn(pipeline(student, Away()), TASKS)
+    assert student.calls == 0
 
 
 # ---------------------------------------------------------------- at the terminal
@@ -174,6 +195,9 @@ def test_the_command_tells_of_each_batch_and_of_the_scores(at_home, capsys):
         "attributed": 1,
         "version": 2,
     }
+    assert "learn from 2 problems" in printed.err.splitlines()[0]
+    assert "abduce:   m: solved, 1 attempt" in printed.err
+    assert "abduce:   f: not solved, 3 attempts" in printed.err
     assert "abduce: pass 1: 1 of 1 solved, 1 written, memory 1 -> 2" in printed.err
     assert main([*command, "--freeze"]) == 0
     assert "1 of 2, by their training pairs or checks" in capsys.readouterr().out
@@ -195,8 +219,25 @@ def test_rows_with_checks_are_problems_too(at_home, capsys, tmp_path):
     assert "no row has checks" in capsys.readouterr().err
 
 
-def test_what_is_wrong_is_said(at_home, capsys):
+def test_what_is_wrong_is_said(at_home, capsys, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "a", "question": "x", "checks": [{"id": "regx", "kwargs": {"pattern": "x"}}]}')
+    assert main(["learn", str(rows), "--recipe", "arcmemo-grids"]) == 2
+    said = capsys.readouterr().err
+    assert "problem 'a'" in said and "'regx'" in said and "run" not in said
+    half = tmp_path / "half.json"
+    half.write_text('{"a": {"train": [{"input": [[1]], "output": [[1]]}]}}')
+    assert main(["learn", str(half), "--recipe", "arcmemo-grids"]) == 2
+    assert "'a' is no puzzle: it has no 'test'" in capsys.readouterr().err
     assert main(["learn", "nowhere.json", "--recipe", "arcmemo-grids"]) == 2
     assert "Cannot read nowhere.json" in capsys.readouterr().err
     assert main(["learn", str(at_home), "--recipe", "one-sample-math"]) == 2
     assert "arcmemo-grids" in capsys.readouterr().err
+
+
+def test_a_run_that_learns_is_gone_on_with_by_the_same_command(at_home, capsys):
+    command = ["learn", str(at_home), "--recipe", "arcmemo-grids", "--batch", "1", "--budget", "3 calls"]
+    assert main(command) == 1
+    assert "Start anew with a larger one" in capsys.readouterr().err
+    assert main(["resume", "last"]) == 2
+    assert "abduce learn and: --resume" in capsys.readouterr().err

@@ -3,6 +3,8 @@
 import pytest
 
 from abduce.memory.concepts import Library
+from abduce.memory.concepts.rendering import selected
+from abduce.memory.concepts.selecting import Selection
 from abduce.memory.sqlite import SqliteStore
 from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.ledger import Budget
@@ -245,3 +247,49 @@ async def test_nothing_is_retired_without_controls():
     memory = await filled("concepts: [{concept: bad, kind: structure}]")
     learned = await run(learn(student(), problems(30), seed=0), Misled(), memory)
     assert not any(each.retired for each in learned.rounds)
+
+
+class Luckless(Student):
+    """Whatever is in view, if anything is, two of three of its problems fail."""
+
+    def __call__(self, request, seed):
+        said = super().__call__(request, seed)
+        kind, text = self.asked[-1]
+        shown = kind == "solve" and "(structure" in text
+        return "hm" if shown and int(said.removeprefix("solved p") or 0) % 3 else said
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+async def test_a_memory_that_harms_as_a_whole_is_shown_no_more(freeze):
+    """Its concepts are shown once or twice each, so nothing speaks against any of them."""
+    names = ", ".join(f"{{concept: k{i}, kind: structure}}" for i in range(150))
+    memory, say = await filled(f"concepts: [{names}]"), Luckless()
+    flow = learn(Turns(**vars(student(control=1))), problems(90), seed=0, batch=10, freeze=freeze)
+    learned = await run(flow, say, memory)
+    [turn] = [i for i, each in enumerate(learned.rounds) if each.withheld]
+    assert 1 <= turn <= 5
+    assert "100% without it" in learned.rounds[turn].withheld
+    before = list(learned.solved.values())[: 10 * (turn + 1)]
+    after = list(learned.solved.values())[10 * (turn + 1) :]
+    assert all(tries[0].selected for tries in before) and not any(tries[0].selected for tries in after)
+    assert all(tries[0].won for tries in after)
+    assert learned.rounds[-1].version == await memory.version()
+
+
+class Turns(ArcMemo):
+    """Shows each problem another concept."""
+
+    def chosen(self, library, problem, *, seed, tried=""):
+        if self.read == "none":
+            return Selection()
+        name = sorted(library.concepts)[seed % len(library.concepts)]
+        return Selection((name,), selected(library, [name]), "select")
+        yield
+
+
+async def test_a_memory_that_helps_is_never_withheld():
+    hard = {f"p{i}": "bad (structure" for i in range(1, 61, 2)}
+    memory = await filled("concepts: [{concept: bad, kind: structure}]")
+    learned = await run(learn(student(control=1), problems(60), seed=0), Student(hard), memory)
+    assert not any(each.withheld for each in learned.rounds)
+    assert all(tries[0].won for tries in learned.solved.values())

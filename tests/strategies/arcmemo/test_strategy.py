@@ -225,6 +225,7 @@ async def test_without_leave_or_without_a_memory_nothing_is_written(options):
     result = await solved(said, memory, **options)
     assert "written" not in result.diagnostics
     assert memory is None or await memory.version() == 1
+    assert ("This run has no memory" in str(result.diagnostics.get("notes"))) is (memory is None)
 
 
 async def test_what_was_retired_is_not_written_again():
