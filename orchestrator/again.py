@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .recipe import Recipe
     from .workflow import Workflow
 
-_WORDS = ("strategy", "model", "models", "policy", "reward", "tools", "budget", "concurrency")
+_WORDS = ("strategy", "model", "models", "policy", "reward", "tools", "memory", "budget", "concurrency")
 """Arguments of `solve.build` that a record without a recipe holds, beside the strategy's `params`."""
 
 
@@ -26,6 +26,9 @@ def again(record: Mapping[str, Any]) -> "Pipeline | Workflow":
     """The pipeline that carries the run out. Raises UsageError where it was made of Python objects, which
     are not written down."""
     _check_written_down(record)
+    if "learn" in record:
+        name = record.get("run")
+        raise UsageError(f"Run {name} learns from problems. Go on with its abduce learn and: --resume {name}")
     if "recipe" in record:
         return _redrawn(recipe_of(record).pipeline(), record.get("redraw", 0))
     words = {key: record[key] for key in _WORDS if key in record}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
+from ..memory.base import Store
 from ..serving import ENGINES, engine
 from ..serving.base import Engine
 from ..serving.errors import MissingCapability, UnknownName, UsageError
@@ -77,6 +78,7 @@ def build(
     policy: str | Policy | Mapping[str, Any] | None = None,
     reward: str | Reward | Mapping[str, Any] | None = None,
     tools: Iterable[str] = (),
+    memory: str | Store | None = None,
     budget: str | Budget | Mapping[str, Any] | None = None,
     concurrency: int | None = None,
     **params: Any,
@@ -86,7 +88,8 @@ def build(
     `models` gives further roles their engines: "reward" for a model that scores, "critic" for one that
     gives feedback; `model` plays those that have none. A reward's own `model`, as in
     `{"kind": "judge", "model": "embedded"}`, is short for that. The policy is "cot", the reward "self_eval"
-    where none is given. Raises UsageError for anything that does not exist or does not fit,
+    where none is given. `memory`, for a strategy that recalls and remembers, is a store or what a recipe
+    calls one, such as "concepts.db". Raises UsageError for anything that does not exist or does not fit,
     MissingCapability if an engine cannot do what is asked of it.
     """
     from ..tools import toolbox
@@ -115,10 +118,11 @@ def build(
         if role not in asked:
             raise UnknownName("role of a model", role, asked)
     words: dict[str, Any] = {"strategy": strategy, "model": model, "models": models, "policy": policy}
-    words |= {"reward": reward, "tools": tools, "budget": budget, "concurrency": concurrency}
+    words |= {"reward": reward, "tools": tools, "memory": memory, "budget": budget}
+    words["concurrency"] = concurrency
     words["params"] = params
     engines = {role: _engine(spec) for role, spec in {"policy": model, **roles}.items()}
-    services = Services(engines, tools=toolbox(tools))
+    services = Services(engines, tools=toolbox(tools), memory=_memory(memory, strategy))
     return Pipeline(made, services, _budget(budget), concurrency, _settings(words))
 
 
@@ -289,6 +293,24 @@ def _budget(words: str | Budget | Mapping[str, Any] | None) -> Budget:
         if key not in known:
             raise UnknownName("budget", key, known)
     return Budget(**_sound("budget", check_budget(words)))
+
+
+def _memory(spec: str | Store | None, strategy: str | Strategy) -> Store | None:
+    """The store, opened by its name. A strategy object is believed to ask it; of a named one it is known."""
+    if spec is None:
+        return None
+    if isinstance(strategy, str) and not getattr(strategy_class(strategy), "remembers", False):
+        raise UsageError(
+            f"The strategy {strategy!r} asks no memory. Leave memory out, or write a recipe with the steps "
+            "recall and remember around it."
+        )
+    if isinstance(spec, str):
+        from ..memory.registry import open_store
+
+        return open_store(spec)
+    if not (hasattr(spec, "search") and hasattr(spec, "write")):
+        raise UsageError(f"A memory is a name such as 'concepts.db' or a store, got {spec!r:.200}.")
+    return spec
 
 
 def _settings(words: Mapping[str, Any]) -> dict[str, Any]:

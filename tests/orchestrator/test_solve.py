@@ -8,10 +8,13 @@ from itertools import count
 import pytest
 
 import abduce
+from abduce.memory.in_memory import InMemory
+from abduce.orchestrator.again import again
 from abduce.orchestrator.runs import Runs
 from abduce.orchestrator.trace import read
+from abduce.serving.entries import Entry
 from abduce.serving.errors import EngineError, MissingCapability, UnknownName, UsageError
-from abduce.serving.flow import Generate, Prompt
+from abduce.serving.flow import Generate, Prompt, Recall
 from abduce.serving.scripted import Scripted
 from abduce.strategies.base import Candidate, Result
 
@@ -118,6 +121,7 @@ def test_many_at_once_keep_to_themselves():
         ({"models": "synthetic"}, "models is a mapping of roles to engines"),
         ({"concurrency": 0}, "concurrency must be at least 1, got 0"),
         ({"strategy": "self_consistency"}, "'self_consistency' uses no reward"),
+        ({"memory": "concepts.db"}, "'best_of_n' asks no memory"),
         ({"strategy": {"name": "beam"}, "n": 4}, "n: parameters go into the strategy object"),
     ],
 )
@@ -195,6 +199,44 @@ def test_nothing_is_left_behind_by_a_mistake(tmp_path):
     with pytest.raises(UnknownName):
         solve(strategy="best_of_m", store=Runs(tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
+
+
+# ---------------------------------------------------------------- a memory
+
+
+class Asking:
+    """Answers with what the memory finds."""
+
+    def solve(self, task, *, seed):
+        [found] = yield [Recall(task.question, 1)]
+        return Result(found[0].entry.text, "")
+
+
+async def test_a_strategy_of_ones_own_asks_the_memory_it_is_given():
+    memory = InMemory()
+    await memory.write([Entry("crop", "crop to the object")])
+    found = await abduce.asolve("crop it", strategy=Asking(), model=RIGHT["model"], memory=memory)
+    assert found.answer == "crop to the object"
+
+
+@pytest.mark.parametrize(
+    ("memory", "told"), [(3, "a name such as 'concepts.db' or a store, got 3"), ("./m.db", "name of a file")]
+)
+def test_what_is_no_memory_is_told(memory, told):
+    with pytest.raises(UsageError, match=told):
+        abduce.build(strategy="arcmemo", model=RIGHT["model"], memory=memory)
+
+
+def test_a_memory_by_its_name_is_that_of_recipes_and_is_written_down(tmp_path, monkeypatch):
+    monkeypatch.setenv("ABDUCE_HOME", str(tmp_path))
+    replies = {"as concise pseudocode": "", "Write down the concepts": "- {concept: count, kind: routine}"}
+    model = {"engine": "scripted", "replies": {**replies, "": "The answer is 56."}}
+    runs, words = Runs(tmp_path / "runs"), {"strategy": "arcmemo", "memory": "m.db", "model": model}
+    result = abduce.solve(TASK, **words, store=runs)
+    assert result.diagnostics["version"] == 1 and (tmp_path / "memory" / "m.db").exists()
+    again_ = again(runs.open("last").record)
+    assert "count" in [entry.name for entry in asyncio.run(again_.services.memory.everything())]
+    assert again_.solve(TASK).diagnostics["memory"][0]["names"] == []  # read, and nothing of it chosen
 
 
 # ---------------------------------------------------------------- endings
