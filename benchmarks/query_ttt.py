@@ -1,6 +1,7 @@
 """Query-only test-time training on a retrieval task, with a reader that is built by hand.
 
     python benchmarks/query_ttt.py [--contexts 60] [--rate 0.01] [--growth 1 4 16 64] [--sweep]
+    python benchmarks/query_ttt.py --cost
 
 A context holds facts, one token each (a key and its value), and behind each a question about a fact so far,
 two tokens (the key, then its value). The last question, about a random fact, is to be answered. So the
@@ -16,8 +17,10 @@ Printed for 4 facts and for 4, 16 and 64 times as many, on the same contexts: ac
 is, of its queries scaled by 1 + ln(T / T0) / 2 (which costs nothing), and with its queries trained on the
 context; the paired difference and its 95 % bootstrap interval; how many are right whose fact the context
 asked nothing about; attention on the needle; seconds. `--sweep`: accuracy on the longest, other contexts,
-by learning rate. In one layer the two readings of a span are the same. The reader cannot think: thinking at
-equal cost is not measured. Needs torch and transformers.
+by learning rate. `--cost`: what a step of 128 tokens takes on a Llama of random weights in the sizes of
+SmolLM2-135M, six layers of it: multiplications over the paper's count, and CPU seconds. In one layer the
+two readings of a span are the same. The reader cannot think: thinking at equal cost is not measured. Needs
+torch and transformers.
 """
 
 import argparse
@@ -32,6 +35,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -208,6 +212,45 @@ def sweep(model: Any, n_contexts: int, config: QueryTTT) -> None:
         print(f"| {rate:g} | {right:.2f} | {mass:.3f} |", flush=True)
 
 
+# ---------------------------------------------------------------- what it costs
+
+
+def cost(
+    config: QueryTTT, hidden: int = 576, layers: int = 6, wide: int = 1536, vocabulary: int = 1024
+) -> None:
+    """The paper counts 2 (2 d L k T + (2 + 3 r) d² L k) multiplications: nothing for the head."""
+    sizes = transformers.LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=wide,
+        num_hidden_layers=layers,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+    )
+    model = transformers.LlamaForCausalLM(sizes).eval()
+    print("| keys that the span sees | multiplications over the count | CPU seconds, median of 7 |")
+    print("|---:|---:|---:|")
+    for n in (300, 1500, 4000):
+        ids = torch.randint(0, vocabulary, (n,), generator=torch.Generator().manual_seed(n))
+        own, k = query_weights.twin(model), config.span
+        memory = Slots(own, 1)
+        batcher = Batcher(memory, 1)
+        batcher.submit(prefill(ids[:-1].tolist()), 1).result()
+        batcher.close()
+        kept, weights, start = memory.ordinary(0), query_weights.own_queries(own), n - k - 1
+        with FlopCounterMode(display=False) as counter:
+            torch.autograd.grad(query_weights.span_loss(own, kept, ids, start, k), weights)
+        seconds = []
+        for _ in range(7):
+            began = time.process_time()
+            torch.autograd.grad(query_weights.span_loss(own, kept, ids, start, k), weights)
+            seconds.append(time.process_time() - began)
+        told = 2 * layers * k * (2 * hidden * (start + k) + (2 + 3 * wide / hidden) * hidden**2)
+        ratio = counter.get_total_flops() / 2 / told
+        print(f"| {start + k} | {ratio:.3f} | {sorted(seconds)[3]:.3f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--contexts", type=int, default=60)
@@ -217,10 +260,14 @@ def main() -> None:
     parser.add_argument("--span", type=int, default=128)
     parser.add_argument("--growth", type=int, nargs="*", default=GROWTH)
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--cost", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    model = reader(given.sharpness)
     config = QueryTTT(n_steps=given.steps, span=given.span, learning_rate=given.rate)
+    if given.cost:
+        cost(config)
+        return
+    model = reader(given.sharpness)
     print(f"{given.contexts} contexts, sharpness {given.sharpness:g}, {config}\n")
     if given.sweep:
         sweep(model, given.contexts, config)

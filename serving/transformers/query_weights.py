@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch.nn import functional as F
 
+from .. import engram_folder
 from ..errors import UsageError
 from .slots import causal
 
@@ -66,6 +67,8 @@ def own_queries(model: Any) -> list[torch.nn.Parameter]:
     Raises UsageError for a model whose layers have no projection of this kind.
     """
     config = model.config.get_text_config()
+    if config.model_type == engram_folder.MODEL_TYPE:
+        raise UsageError("query_ttt does not train the queries of a model with Engram tables: leave it out.")
     weights = []
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):
@@ -169,8 +172,8 @@ class QueryOnly(torch.autograd.Function):  # type: ignore[misc]
     """softmax(q K^T · scaling + mask) V, and of its gradient dq alone: dK and dV are never computed.
 
     q [1, heads, k, head_dim], K and V [1, kv_heads, T, head_dim], mask additive [1, 1, k, T]. A key head at a
-    time, and the probabilities once more in the backward: no more than [heads/kv_heads · k, T] at once, and
-    nothing of that size is kept.
+    time: no more than [heads/kv_heads · k, T] at once. The probabilities are kept for the backward as far as
+    they take no more than twice the room of K and V, and computed once more of the other heads.
     """
 
     @staticmethod
@@ -179,24 +182,32 @@ class QueryOnly(torch.autograd.Function):  # type: ignore[misc]
         exact = torch.promote_types(query.dtype, torch.float32)
         out = query.new_empty(*query.shape[:3], value.shape[3], dtype=exact)
         log_total = query.new_empty(query.shape[1:3], dtype=exact)
+        kept: list[torch.Tensor] = []
+        room = 2 * (key.nbytes + value.nbytes)
         for heads, h in _groups(query, key):
             scores = _scores(query[0, heads], key[0, h], mask, scaling, exact)
             log_total[heads] = scores.logsumexp(-1)
-            out[0, heads] = (scores - log_total[heads, :, None]).exp_() @ value[0, h].to(exact)
-        ctx.save_for_backward(query, key, value, mask, out, log_total)
+            p = scores.sub_(log_total[heads, :, None]).exp_()
+            out[0, heads] = p @ value[0, h].to(exact)
+            if (len(kept) + 1) * p.nbytes <= room:
+                kept.append(p)
+        ctx.save_for_backward(query, key, value, mask, out, log_total, *kept)
         ctx.scaling = scaling
         return out.to(query.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         """dq = scaling · (p ∘ (dO V^T - rowsum(dO ∘ O))) K."""
-        query, key, value, mask, out, log_total = ctx.saved_tensors
+        query, key, value, mask, out, log_total, *kept = ctx.saved_tensors
         d_out, d_query = grads[0].to(out.dtype), torch.empty_like(query)
         for heads, h in _groups(query, key):
-            p = _scores(query[0, heads], key[0, h], mask, ctx.scaling, out.dtype)
-            p = p.sub_(log_total[heads, :, None]).exp_()
+            if h < len(kept):
+                p = kept[h]
+            else:
+                p = _scores(query[0, heads], key[0, h], mask, ctx.scaling, out.dtype)
+                p = p.sub_(log_total[heads, :, None]).exp_()
             mean = (d_out[0, heads] * out[0, heads]).sum(-1, keepdim=True)
-            d_scores = p.mul_(d_out[0, heads] @ value[0, h].to(out.dtype).T - mean)
+            d_scores = (d_out[0, heads] @ value[0, h].to(out.dtype).T).sub_(mean).mul_(p)
             d_query[0, heads] = (d_scores @ key[0, h].to(out.dtype) * ctx.scaling).to(query.dtype)
         return d_query, None, None, None, None
 

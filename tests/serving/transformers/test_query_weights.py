@@ -190,19 +190,22 @@ def test_no_activation_of_a_step_grows_with_the_square_of_the_text():
 
 
 @pytest.mark.parametrize("n", [300, 1500])
-def test_the_flops_of_a_step_are_those_of_the_formula(n):
-    """2 (5/4 · 2 d L k T + (2 + 3 r) d² L k) multiplications: attention, of which the backward computes the
-    scores once more, W_Q and W_O, and an MLP of three matrices; T is what the span can see. Beside it the
-    head, and K and V of the span, which no gradient passes."""
+@pytest.mark.parametrize(("kv_heads", "kept"), [(1, 0), (2, 1 / 2), (4, 1)])
+def test_the_flops_of_a_step_are_those_of_the_formula(n, kv_heads, kept):
+    """2 ((5 - kept) / 4 · 2 d L k T + (2 + 3 r) d² L k) multiplications: attention, of which the backward
+    computes scores once more but for those that were kept, W_Q and W_O, and an MLP of three matrices; T is
+    what the span can see. Beside it the head, and K and V of the span, which no gradient passes."""
     d, layers, k, ff = 64, 3, 40, 192
-    model = model_of(hidden_size=d, intermediate_size=ff, num_hidden_layers=layers)
+    sizes = {"hidden_size": d, "intermediate_size": ff, "num_hidden_layers": layers}
+    model = model_of(**sizes, num_key_value_heads=kv_heads)
     ids = text_of(n)
-    own, kept = prefilled(model, ids)
+    own, kv = prefilled(model, ids)
     weights = query_weights.own_queries(own)
     start = n - k - 1
     with FlopCounterMode(display=False) as counter:
-        torch.autograd.grad(query_weights.span_loss(own, kept, ids, start, k), weights)
+        torch.autograd.grad(query_weights.span_loss(own, kv, ids, start, k), weights)
     attention, linear = 2 * d * layers * k * (start + k), (2 + 3 * ff / d) * d * d * layers * k
     told = counter.get_total_flops() / 2
-    assert told == pytest.approx(2 * (1.25 * attention + linear), rel=0.2)
-    assert told == pytest.approx(2 * (attention + linear), rel=0.25)  # the paper's
+    beside = layers * k * d * 2 * 16 * kv_heads + 2 * k * d * model.config.vocab_size
+    assert told - beside == pytest.approx(2 * ((5 - kept) / 4 * attention + linear), rel=0.02)
+    assert told == pytest.approx(2 * (attention + linear), rel=0.2 if kept else 0.25)  # the paper's
