@@ -53,8 +53,8 @@ class Store(Protocol):
         counts makes no change; if none does, no version is made. Raises UsageError for an entry that cannot
         be kept, or a name twice.
 
-        With `after`, nothing is written and 0 returned unless that is still the newest version: who writes
-        what follows from what was read then overwrites nobody.
+        With `after`, a change is made only if that is still the newest version, else 0 is returned: who
+        writes what follows from what was read then overwrites nobody, and may write it again.
         """
         ...
 

@@ -101,13 +101,14 @@ DECAY = Decay()
 
 async def decay(store: Store, rule: Decay = DECAY) -> tuple[Entry, ...]:
     """Retire what does not help, in one version. Returns what was retired, as it was."""
-    entries = await store.everything()
-    gone = rule.going(entries)
-    if gone:
+    while True:
+        before, entries = await store.version(), await store.everything()
+        gone = rule.going(entries)
         base = rule.rate(entries)
         reason = f"solved less often with it, or with others of its origin, than without ({base:.2f})"
-        await store.write([replace(e, status="retired") for e in gone], action="retired", reason=reason)
-    return gone
+        retired = [replace(e, status="retired") for e in gone]
+        if not gone or await store.write(retired, action="retired", reason=reason, after=before):
+            return gone
 
 
 @lru_cache(maxsize=65536)

@@ -46,9 +46,9 @@ class InMemory:
         kept = checked(entries)
         vectors = await self._embed(kept)
         with self._lock:
-            if after not in (None, self._version):
-                return 0
             new = [entry for entry in kept if changed(self._entries.get(entry.name), entry)]
+            if new and after not in (None, self._version):
+                return 0
             self._version += bool(new)
             for entry in kept:
                 self._entries[entry.name] = merged(self._entries.get(entry.name), entry)

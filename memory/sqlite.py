@@ -60,9 +60,8 @@ class SqliteStore:
         vectors = await embedder.embed([searched(each) for each in kept]) if embedder and kept else None
 
         def change(db: Db) -> int:
-            if after not in (None, sqlite_write.version(db)):
-                return 0
-            return sqlite_write.write(db, kept, vectors, embedder.name if embedder else "", action, reason)
+            name = embedder.name if embedder else ""
+            return sqlite_write.write(db, kept, vectors, name, action, reason, after)
 
         return await asyncio.wrap_future(self._file.write(change))
 

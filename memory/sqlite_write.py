@@ -36,12 +36,20 @@ def version(db: Db) -> int:
 
 
 def write(
-    db: Db, entries: Sequence[Entry], vectors: "Vectors | None", embedder: str, action: str, reason: str
+    db: Db,
+    entries: Sequence[Entry],
+    vectors: "Vectors | None",
+    embedder: str,
+    action: str,
+    reason: str,
+    after: int | None,
 ) -> int:
     """Put entries in. Without vectors they are left to be embedded later."""
     use(db, embedder)
     old = whole(db, [each.name for each in entries])
     new = [i for i, each in enumerate(entries) if changed(old.get(each.name), each)]
+    if new and after not in (None, version(db)):
+        return 0
     kept = [merged(old.get(each.name), each) for each in entries]
     counts = [(each.uses, each.wins, each.name) for each in kept]
     tally = Tally()

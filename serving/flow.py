@@ -287,8 +287,8 @@ class Remember:
     """Write entries into the memory, all or none, and count for those in `credit` that they were used, and
     whether what they were used for was solved.
 
-    The reply is the memory's newest version. With `after`, it is 0 and nothing is written or counted if that
-    is no longer the newest: another writer was faster.
+    The reply is the memory's newest version. With `after`, it is 0 and nothing is changed or counted if that
+    is no longer the newest: another writer was faster. What is there already may be written again.
     """
 
     entries: tuple[Entry, ...] = ()

@@ -204,13 +204,17 @@ def _retired(course: _Course) -> Flow[tuple[tuple[str, ...], tuple[str, ...]]]:
     if len(course.alone) < _ENOUGH:
         return (), ()
     base = (sum(course.alone) + 1) / (len(course.alone) + 2)
+    [before] = yield [Remember()]
     [found] = yield [Recall("", 0, KINDS)]
     entries = [] if isinstance(found, Failure) else [match.entry for match in found]
     rule = Decay(base, shown=course.most_shown)
     gone = rule.going(entries)
     if gone:
         reason = f"solved less often with it, or with others of its origin, than without ({base:.2f})"
-        yield [Remember(tuple(replace(entry, status="retired") for entry in gone), reason=reason)]
+        retired = tuple(replace(entry, status="retired") for entry in gone)
+        [version] = yield [Remember(retired, reason=reason, after=before)]
+        if version == 0:  # another run has written since: they are judged again after the next batch
+            return (), ()
     return tuple(entry.name for entry in gone), tuple(entry.name for entry in rule.unhelpful(entries))
 
 

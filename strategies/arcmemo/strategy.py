@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ...memory.concepts import rendering
 from ...memory.concepts.exchange import seeds
-from ...memory.concepts.library import Library
+from ...memory.concepts.library import Library, Written
 from ...memory.concepts.selecting import Format, Reading, Selection, Selector
 from ...memory.concepts.writing import Distilled, Trace, Writer, gather, is_long
 from ...serving.base import Capability
@@ -166,31 +166,48 @@ class ArcMemo:
         writer = self._writer()
         flows = [_distilled(writer, each.trace, library, seed) for each in solved if each.trace]
         [distilled] = (yield [Fork(tuple(flows))]) if flows else [()]
-        retired = yield from self._retired(distilled)
-        done = gather([_without(each, retired) for each in distilled], library)
-        facts: dict[str, Any] = {"written": list(done.changed)}
-        notes = [
-            *done.notes,
-            *(f"{name}: it was retired, and is not written again" for name in sorted(retired)),
-        ]
         credit = {name: each.won for each in solved for name in each.selected}
-        if done.changed or credit:
-            reason = (
-                f"learned from {', '.join(each.trace.problem for each in distilled)}" if distilled else ""
-            )
-            [version] = yield [Remember(done.library.entries(done.changed), credit, reason)]
-            facts["version"] = version
+        done, version = yield from self._written(distilled, library, credit)
+        facts: dict[str, Any] = {"written": list(done.changed), "version": version}
+        notes = list(done.notes)
         changed = [done.library.concepts[name] for name in done.changed if name in done.library.concepts]
         shorter = yield from writer.condense([concept for concept in changed if is_long(concept)], seed=seed)
-        if shorter:
+        if shorter and isinstance(version, int):
             names = [concept.name for concept in shorter]
             entries = done.library.with_kept(shorter).entries(names)
-            [facts["version"]] = yield [Remember(entries, reason="condensed: its lists had grown long")]
-            facts["condensed"] = names
-        if isinstance(facts.get("version"), Failure):
-            notes.append(f"nothing was written: {facts.pop('version').message}")
+            why = "condensed: its lists had grown long"
+            [later] = yield [Remember(entries, reason=why, after=version)]
+            if later != 0:  # else another run has written since, and they are condensed when written next
+                facts |= {"version": later, "condensed": names}
+        if isinstance(fault := facts["version"], Failure):
+            notes.append(f"nothing was written: {fault.message}")
             facts["written"] = []
+        if not isinstance(facts["version"], int):
+            del facts["version"]
         return facts | ({"notes": notes} if notes else {})
+
+    def _written(
+        self, distilled: Sequence[Distilled], library: Library, credit: Mapping[str, bool]
+    ) -> Flow[tuple[Written, int | Failure | None]]:
+        """Merge them into the memory as it is now, not as it was when the problems were begun: other runs may
+        have written to it. Returns the version too, None if nothing was written."""
+        if not distilled:
+            [version] = (yield [Remember(credit=credit)]) if credit else [None]
+            return Written(library, (), ()), version
+        reason = f"learned from {', '.join(each.trace.problem for each in distilled)}"
+        for _ in range(_ATTEMPTS):
+            [before] = yield [Remember()]
+            library, _ = yield from self.recalled()
+            retired = yield from self._retired(distilled)
+            done = gather([_without(each, retired) for each in distilled], library)
+            told = (f"{name}: it was retired, and is not written again" for name in sorted(retired))
+            done = done._replace(notes=(*done.notes, *told))
+            after = before if done.changed and not isinstance(before, Failure) else None
+            entries = done.library.entries(done.changed)
+            [version] = (yield [Remember(entries, credit, reason, after)]) if entries or credit else [None]
+            if version != 0 or after is None:
+                return done, version
+        return done, Failure("memory", "others write to it all the time")
 
     def _retired(self, distilled: Sequence[Distilled]) -> Flow[frozenset[str]]:
         """Which of the names that are to be written were given up, and so are not in the library."""
@@ -230,6 +247,7 @@ def _without(distilled: Distilled, names: frozenset[str]) -> Distilled:
     return distilled._replace(concepts=tuple(c for c in distilled.concepts if c.name not in names))
 
 
+_ATTEMPTS = 50  # each that fails is a write of another run
 _WORDS: dict[str, tuple[str, ...]] = {
     "format": ("ps", "oe"),
     "read": ("select", "names", "all", "none"),

@@ -118,8 +118,9 @@ async def test_who_writes_after_a_version_overwrites_nobody(store):
     assert await store.write([Entry("a", "one")], after=0) == 1
     assert await store.write([Entry("a", "two"), Entry("b", "two")], after=0) == 0
     assert [e.text for e in await store.everything()] == ["one"]
-    assert await store.write([Entry("a", "one", uses=5)], after=0) == 0  # nor are counts
+    assert await store.write([Entry("a", "two", uses=5)], after=0) == 0  # nor are counts
     assert (await store.get(["a"]))[0].uses == 0
+    assert await store.write([Entry("a", "one")], after=0) == 1  # as one does who has not heard of it
     assert await store.write([Entry("a", "two")], after=1) == 2
 
     async def add(i):
