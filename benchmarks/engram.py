@@ -55,23 +55,34 @@ class Text:
     texts: list[str]
 
 
-def text() -> Text:
-    """Python's reference in tokens of its own."""
+def parts() -> tuple[list[str], list[str]]:
+    """The topics to learn from, and those held out."""
+    names = sorted(topics)
+    return [name for i, name in enumerate(names) if i % 8], names[::8]
+
+
+def tokeniser(kept: list[str]) -> Any:
+    """Of the text itself."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    names = sorted(topics)
-    held, kept = names[::8], [name for i, name in enumerate(names) if i % 8]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=SIZE, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator((topics[name] for name in kept), trainer)
-    ids = [[i for name in part for i in [PAD, *tokenizer.encode(topics[name]).ids]] for part in (kept, held)]
-    vocabulary = [tokenizer.id_to_token(i) for i in range(SIZE)]
-    written = [tokenizer.decode([i]) for i in range(SIZE)]
+    made.train_from_iterator((topics[name] for name in kept), trainer)
+    return made
+
+
+def text() -> Text:
+    """Python's reference in tokens of its own."""
+    kept, held = parts()
+    known = tokeniser(kept)
+    ids = [[i for name in part for i in [PAD, *known.encode(topics[name]).ids]] for part in (kept, held)]
+    vocabulary = [known.id_to_token(i) for i in range(SIZE)]
+    written = [known.decode([i]) for i in range(SIZE)]
     return Text(torch.tensor(ids[0]), torch.tensor(ids[1]), vocabulary, written)
 
 

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
+from ...serving.engram_folder import shape_in
 from ...serving.errors import AbduceError, UsageError
 from ...serving.sglang import launch
 from ...serving.sglang.plugin.kv_config import Config, parse
@@ -36,8 +37,11 @@ print(json.dumps({
 def run(chosen: argparse.Namespace) -> int:
     """Start, wait until it serves, and stay until Ctrl-C."""
     gpu, amx = launch.has_gpu(), launch.has_amx()
-    flags = launch.flags(gpu=gpu, amx=amx, kv=_kv(chosen.kv))
+    shape = shape_in(chosen.model)
+    flags = launch.flags(gpu=gpu, amx=amx, kv=_kv(chosen.kv), engram=shape is not None)
     commands = _commands(chosen, flags, gpu)
+    if shape is not None:
+        print(f"  {shape.said()}, in the memory of the host")
     for flag in flags:
         print(f"  {' '.join(flag.words):40}  {flag.reason}")
     if chosen.flags:
@@ -49,7 +53,8 @@ def run(chosen: argparse.Namespace) -> int:
         for _, command in commands:
             print(f"\n{variables} {shlex.join(command)}")
         return 0
-    _check(chosen.python, router=chosen.replicas > 1, kv=chosen.kv)
+    needs = {"--kv": chosen.kv is not None, f"The Engram model {chosen.model}": shape is not None}
+    _check(chosen.python, router=chosen.replicas > 1, needs=[what for what, there in needs.items() if there])
     signal.signal(signal.SIGTERM, _interrupt)
     return _serve(chosen, commands, launch.variables(flags))
 
@@ -114,8 +119,9 @@ def _model(name: str) -> str:
     return name
 
 
-def _check(python: str, *, router: bool, kv: str | None) -> None:
-    """Raises UsageError if SGLang is not there, with the line that installs it."""
+def _check(python: str, *, router: bool, needs: Sequence[str]) -> None:
+    """Raises UsageError if SGLang is not there, or our plug-in where something needs it, with the line that
+    installs it."""
     try:
         told = subprocess.run(  # noqa: S603
             [python, "-c", _PROBE], capture_output=True, text=True, timeout=60, check=True
@@ -133,8 +139,8 @@ def _check(python: str, *, router: bool, kv: str | None) -> None:
         )
     if router and not has["router"]:
         raise UsageError(f"--replicas needs sglang-router: {python} -m pip install sglang-router")
-    if not has["plugin"] and kv is not None:
-        raise UsageError(f"--kv needs our plug-in: {python} -m pip install --no-deps abduce")
+    if not has["plugin"] and needs:
+        raise UsageError(f"{needs[0]} needs our plug-in: {python} -m pip install --no-deps abduce")
     if not has["plugin"]:
         print(
             f"abduce: served without our plug-in. To have it: {python} -m pip install --no-deps abduce",

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from .. import settings
+from ..engram_folder import shape_in
 from ..errors import EngineError, MissingExtra, TransientError, UsageError
 from . import launch
 
@@ -97,7 +98,8 @@ class InProcess:
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         try:
-            chosen = launch.flags(gpu=launch.has_gpu(), amx=launch.has_amx())
+            with_tables = shape_in(self._model) is not None
+            chosen = launch.flags(gpu=launch.has_gpu(), amx=launch.has_amx(), engram=with_tables)
             settings.set_unset(launch.variables(chosen))
             engine = import_module("sglang").Engine(
                 model_path=self._model, **(launch.arguments(chosen) | self._options)

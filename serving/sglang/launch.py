@@ -39,9 +39,9 @@ class Flag(NamedTuple):
     reason: str
 
 
-def flags(*, gpu: bool, amx: bool, kv: Config | None = None) -> list[Flag]:
+def flags(*, gpu: bool, amx: bool, kv: Config | None = None, engram: bool = False) -> list[Flag]:
     """What a server needs on a machine with or without a GPU, and a CPU with or without AMX, and for a KV
-    method of our plug-in.
+    method of our plug-in, or for a model with Engram tables.
 
     Source for the CPU: measured with SGLang 0.5.23, whose CPU kernels all need AMX."""
     common = [
@@ -50,6 +50,11 @@ def flags(*, gpu: bool, amx: bool, kv: Config | None = None) -> list[Flag]:
     ]
     if kv is not None:
         common += _kv_flags(kv, gpu=gpu)
+    if gpu and engram and kv is None:
+        common += [
+            Flag(("--disable-decode-cuda-graph",), "a step's rows of the Engram tables come from the host"),
+            Flag(("--disable-prefill-cuda-graph",), "the same: its forwards are not captured"),
+        ]
     if gpu:
         return common
     common += [

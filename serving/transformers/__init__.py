@@ -14,6 +14,7 @@
 | `kv/`          | KV methods on a model's cache, where their quality is measured; `EMSPress`    |
 | `hogwild.py`   | workers that share one cache; `hogwild_steps.py` their rules                  |
 | `localleap.py` | masked diffusion models, several tokens a forward; its calibration beside it   |
+| `engram.py`    | a llama with tables of n-grams: to train, to save, to serve                   |
 
 torch and transformers are imported when the engine loads its model.
 """

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 
+from .. import engram_folder
 from ..errors import UsageError
 from ..kernels import hogwild
 from ..workers import Layout, Workers
@@ -57,6 +58,8 @@ class Sharing:
     """
 
     def __init__(self, model: Any, *, threads: int = 1) -> None:
+        if model.config.model_type == engram_folder.MODEL_TYPE:
+            raise _unfit(model.config, "its tables are addressed by the tokens before")
         library().AttentionInterface.register(_NAME, _attention)
         tensors = chain(model.parameters(), model.buffers())
         self.model = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

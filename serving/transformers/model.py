@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from .. import hf_folder, settings
+from ..engram_folder import shape_in
 from ..errors import EngineError, MissingExtra, UsageError
 from ..flow import Prompt
 from ..tool_calls import described, offer, plain
@@ -58,6 +59,7 @@ class Tokeniser:
     def load(cls, folder: str) -> "Tokeniser":
         """The tokeniser of a folder."""
         transformers = library()
+        _know(folder)
         try:
             hf = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -132,6 +134,7 @@ class Tokeniser:
 def load(folder: str, device: str | None, dtype: str | None, attention: Attention | None) -> Any:
     """The model, ready to be asked. Raises UsageError for one whose layers keep no plain keys and values."""
     torch, transformers = import_module("torch"), library()
+    with_tables = _know(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
     if not isinstance(getattr(torch, dtype, None), torch.dtype):
@@ -152,6 +155,8 @@ def load(folder: str, device: str | None, dtype: str | None, attention: Attentio
     finally:
         if shown:
             transformers.utils.logging.enable_progress_bar()
+    if with_tables:
+        import_module(f"{__package__}.engram").check_folder(model, folder)
     return model.to(device).eval()
 
 
@@ -175,6 +180,14 @@ def library() -> Any:
         if not find_spec(name):
             raise MissingExtra(name, "transformers")
     return import_module("transformers")
+
+
+def _know(folder: str) -> bool:
+    """Whether a folder is of an Engram model; transformers knows its classes then."""
+    found = shape_in(folder) is not None
+    if found:
+        import_module(f"{__package__}.engram").register()
+    return found
 
 
 def _attention_name(transformers: Any, attention: Attention) -> str:

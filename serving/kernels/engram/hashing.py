@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -62,6 +63,18 @@ def token_map(texts: Sequence[str], raw: Sequence[str]) -> tuple[torch.Tensor, i
     return torch.tensor(ids, dtype=torch.int64), len(known)
 
 
+def map_of(tokenizer: Any, size: int) -> tuple[torch.Tensor, int]:
+    """`token_map` of a tokeniser of transformers; an id that names no token stands for itself."""
+    names = [name or f"<unnamed {i}>" for i, name in enumerate(_names(tokenizer, size))]
+    texts = [
+        tokenizer.decode([i], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if i < len(tokenizer)
+        else names[i]
+        for i in range(size)
+    ]
+    return token_map(texts, names)
+
+
 def multipliers_of(layer: int, n_compressed: int, max_order: int, seed: int = 0) -> tuple[int, ...]:
     """a_0 .. a_{N-1} of a layer: odd, and so small that a product with an id fits 63 bits."""
     import numpy
@@ -89,6 +102,12 @@ def layouts(
             Layout(max_order, n_heads, multipliers_of(layer, n_compressed, max_order, seed), tuple(primes))
         )
     return tuple(made)
+
+
+def layouts_of(shape: Any) -> tuple[Layout, ...]:
+    """The layouts of a folder's model; shape: `engram_folder.Shape`."""
+    sizes = {"max_order": shape.max_order, "n_heads": shape.n_heads, "base": shape.base, "seed": shape.seed}
+    return layouts(shape.layers, shape.n_compressed, **sizes)
 
 
 def predecessors(
@@ -120,6 +139,11 @@ def hash_rows(ids: torch.Tensor, layout: Layout) -> torch.Tensor:
             column = (order - 2) * layout.n_heads + head
             columns.append(mix % layout.primes[column] + layout.offsets[column])
     return torch.stack(columns, 1)
+
+
+def _names(tokenizer: Any, size: int) -> list[str | None]:
+    known = min(size, len(tokenizer))
+    return [*tokenizer.convert_ids_to_tokens(range(known)), *[None] * (size - known)]
 
 
 def _next_prime(above: int, used: set[int]) -> int:

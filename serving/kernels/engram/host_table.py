@@ -48,6 +48,11 @@ class HostTable:
         self._now = 0
         self._thread = ThreadPoolExecutor(1, "engram")
 
+    @property
+    def n_bytes(self) -> int:
+        """Of the table on the host."""
+        return self._table.numel() * self._table.element_size()
+
     def prefetch(self, rows: torch.Tensor) -> "Future[_Fetched]":
         """Begin to fetch rows int64 [tokens, columns]; the ticket is for `take`. Rows that are on a GPU are
         waited for here: better compute them on the host."""

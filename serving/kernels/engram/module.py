@@ -40,6 +40,13 @@ class Addresses(nn.Module):  # type: ignore[misc]
         near = predecessors(self.token_map[ids].flatten(), [n] * batch, order, padding, before)
         return [hash_rows(near, layout).view(batch, n, -1) for layout in self.layouts]
 
+    def of(self, near: torch.Tensor) -> list[torch.Tensor]:
+        """For each layout the rows, int64 [tokens, columns], of each token with those before it, int64
+        [tokens, N], column s the s-th before; -1 before the text."""
+        mapped = self.token_map[near.clamp_min(0)]
+        mapped = torch.where(near < 0, self.token_map[self.pad], mapped)
+        return [hash_rows(mapped, layout) for layout in self.layouts]
+
 
 class Engram(nn.Module):  # type: ignore[misc]
     """One layer's memory. `d_head`: width of a row; `branches` of the residual stream; `convolve`: whether
@@ -66,15 +73,17 @@ class Engram(nn.Module):  # type: ignore[misc]
         self.conv = nn.Parameter(torch.zeros(branches, d, TAPS)) if convolve else None
         self.conv_norm = nn.Parameter(torch.ones(branches, d)) if convolve else None
 
-    def forward(self, h: torch.Tensor, rows: torch.Tensor, e: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, h: torch.Tensor, rows: torch.Tensor | None, e: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """h [batch, tokens, branches, d], or [batch, tokens, d] with one branch, with what is remembered
-        added. rows [batch, tokens, columns]; e [batch, tokens, columns · d_head] in place of the table."""
+        added. rows [batch, tokens, columns]; e [batch, tokens, columns · d_head] in place of both."""
         shape = h.shape
         h = h.reshape(*shape[:2], self.branches, self.d)
         # The kernels have no backward.
         learns = torch.is_grad_enabled()
         if e is None:
-            assert self.table is not None, "this Engram has no table: give e"
+            assert self.table is not None and rows is not None, "this Engram has no table: give e"
             e = (reference.lookup if learns else lookup)(self.table, rows.flatten(0, 1))
         kv = self.project(e.reshape(-1, e.shape[-1]))
         u = (reference.gate if learns else gate)(h.flatten(0, 1), kv, self.h_norm, self.k_norm).view_as(h)

@@ -13,7 +13,7 @@ in an environment of its own. Written against SGLang 0.5.23.
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-MEMBERS = ("cpu_kernels", "tree_attention", "lookahead", "probe", "kv", "localleap")
+MEMBERS = ("cpu_kernels", "tree_attention", "lookahead", "probe", "kv", "localleap", "engram")
 """The files of the members, in the order in which they register."""
 
 MARK = "abduce"
