@@ -5,8 +5,9 @@
     abduce_memory_changes   every version of every entry
 
 Candidates come from the server: by words those that share most of the query's rarest ones (GIN index), by
-vectors the nearest, exactly. They are ranked here, as `ranking.py` says. There is one memory to a schema:
-another one is chosen by `?options=-csearch_path%3DNAME` at the end of the URL.
+vectors the nearest, exactly; in a large memory, where all kinds are looked for, those that an index finds
+(`postgres_near.py`). They are ranked here, as `ranking.py` says, by exact scores. There is one memory to a
+schema: another one is chosen by `?options=-csearch_path%3DNAME` at the end of the URL.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from .codes import packed, unpacked
 from .embedder import TEXT_ONLY, near, other_embedder
 from .in_memory import no_version
 from .postgres_link import Link
+from .postgres_near import make_index, nearest, spelled
 from .ranking import Corpus, Ranked, Tally, asked, best, depth, fused, searched, why, words
 
 if TYPE_CHECKING:
@@ -64,11 +66,11 @@ class PostgresStore:
         kept, reason = checked(entries), clean(reason)
 
         def change(server: "Server") -> int:
-            if after not in (None, _version(server)):
-                return 0
             old = _whole(server, [each.name for each in kept])
             whole = [merged(old.get(each.name), each) for each in kept]
             new = [each for each in whole if changed(old.get(each.name), each)]
+            if new and after not in (None, _version(server)):
+                return 0
             _replace(server, [old[e.name] for e in new if e.name in old], new)
             counts = [(each.uses, each.wins, each.name) for each in whole]
             with server.cursor() as cursor:
@@ -190,7 +192,11 @@ class PostgresStore:
         if vector is None:
             found: Ranked = best(scores, k)
         else:
-            rows = self._nearest(server, vector, depth(k) + _TIES, f"{able} AND active", values)
+            n = depth(k) + _TIES
+            everywhere = not (values["kinds"] or values["domain"])
+            rows = nearest(server, self._link.vectors, vector, n) if everywhere else None
+            if rows is None:
+                rows = self._nearest(server, vector, n, f"{able} AND active", values)
             texts |= {name: text for name, text, _ in rows}
             similar = {name: round(near_by, 4) for name, _, near_by in rows}
             found = fused(best(scores, depth(k)), best(similar, depth(k)), k)
@@ -215,7 +221,7 @@ class PostgresStore:
             f"SELECT name, text, -(vector OPERATOR({schema}.<#>) %(vector)s::{schema}.vector) "  # noqa: S608
             f"FROM abduce_memory_vectors JOIN abduce_memory_entries USING (id) WHERE {able} "
             f"ORDER BY vector OPERATOR({schema}.<#>) %(vector)s::{schema}.vector LIMIT %(n)s",
-            {**values, "vector": _spelled(vector), "n": n},
+            {**values, "vector": spelled(vector), "n": n},
         )
         return [(name, text, float(near_by)) for name, text, near_by in rows]
 
@@ -231,9 +237,7 @@ class PostgresStore:
             if not rows:
                 return
             vectors = await self._embedder.embed([searched(Entry(name, text)) for _, name, text in rows])
-            said = [
-                (id, _spelled(row)) for (id, *_), row in zip(rows, unpacked(packed(vectors)), strict=True)
-            ]
+            said = [(id, spelled(row)) for (id, *_), row in zip(rows, unpacked(packed(vectors)), strict=True)]
             await asyncio.wrap_future(self._link.write(lambda server, said=said: self._store(server, said)))  # type: ignore[misc]
 
     def _right_embedder(self, server: "Server") -> None:
@@ -249,6 +253,8 @@ class PostgresStore:
         with server.cursor() as cursor:
             rows = [row for row in vectors if row[0] in marked]
             cursor.executemany("INSERT INTO abduce_memory_vectors (id, vector) VALUES (%s, %s)", rows)
+        if rows:
+            make_index(server, self._link.vectors, rows[0][1].count(",") + 1)
 
 
 def _able(kinds: Sequence[str], domain: str) -> tuple[str, dict[str, Any]]:
@@ -302,10 +308,6 @@ LIMIT %(n)s
 
 def _words(name: str, text: str) -> list[str]:
     return words(searched(Entry(name, text)))
-
-
-def _spelled(vector: "Vectors") -> str:
-    return f"[{','.join(map(repr, vector.tolist()))}]"
 
 
 # ---------------------------------------------------------------- writing

@@ -2,15 +2,16 @@
 What holds for every store is in test_conformance.py."""
 
 import asyncio
+import random
 import subprocess
 import sys
 
 import postgres_server
 import psycopg
 import pytest
-from stores import Toy
+from stores import WORDS, Toy
 
-from abduce.memory import postgres, postgres_link
+from abduce.memory import postgres, postgres_link, postgres_near
 from abduce.memory.in_memory import InMemory
 from abduce.memory.postgres import PostgresStore
 from abduce.memory.registry import open_store
@@ -38,6 +39,39 @@ async def test_a_server_without_pgvector_finds_by_words_and_says_so(database, mo
     found, right = await store.search("circle area", 2), await reference.search("circle area", 2)
     assert [(m.entry, m.score) for m in found] == [(m.entry, m.score) for m in right]
     assert found[0].why == "shares circle, area; by words alone, the server has no pgvector"
+    await store.close()
+
+
+async def test_a_large_memory_has_an_index_and_ranks_by_exact_scores(database, monkeypatch):
+    monkeypatch.setattr(postgres_near, "EXACT", 700)
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 9))) + f" {i}" for i in range(1000)]
+    entries = [Entry(f"e{i}", text, kind="odd" if i % 2 else "even") for i, text in enumerate(texts)]
+    store = PostgresStore(database, Toy())
+    if await store.write(entries[:500]) and store._link.vectors == "-":
+        pytest.skip("the server has no pgvector: pip install pgserver")
+
+    def asked_of_the_index() -> int | None:
+        with psycopg.connect(database) as server:
+            row = server.execute(
+                "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'abduce_memory_vectors_near' "
+                "AND schemaname = current_schema()"
+            ).fetchone()
+        return row[0] if row else None
+
+    async def found(**words):
+        return [(m.entry.name, m.score, m.why) for q in WORDS[:8] for m in await store.search(q, 10, **words)]
+
+    assert asked_of_the_index() is None
+    await store.write(entries[500:])
+    await store.forget(["e7"])
+    by_index, odd = await found(), await found(kinds=["odd"])
+    await store.close()  # so that the server counts
+    assert asked_of_the_index() == 8
+    monkeypatch.setattr(postgres, "nearest", lambda *_: None)
+    exact = await found()
+    assert len(by_index) == len(exact) == 80 and len(set(by_index) & set(exact)) >= 76
+    assert odd == await found(kinds=["odd"])
     await store.close()
 
 
