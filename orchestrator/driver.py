@@ -1,56 +1,32 @@
-"""The driver: the only place where requests are carried out.
+"""The driver: carries out flows.
 
-It sends each batch of a flow to the services concurrently and owns concurrency limits, retries, the
-budget, the journal, the trace, cancellation and deadlines.
+It sends each batch of a flow to the dispatcher, all its requests at once, and the replies back; runs the
+branches of forks side by side, and ends races, searches whose budget is spent, and runs at their deadline.
 
-    flow ──batch──► driver ──► journal? ──► ledger ──► engine | tool | memory | human
-         ◄─replies─        ◄── commit ◄── settle ◄───────────┘
+    flow ──batch──► driver ──request──► dispatcher ──► engine | tool | memory | human
+         ◄─replies─   └── forks, races, notes        (`dispatch.py`)
 
-A request that fails is answered with a `Failure`. A batch of which nothing was affordable throws
-`BudgetExhausted` into the flow, which returns its best so far.
+A batch of which nothing was affordable throws `BudgetExhausted` into the flow, which returns its best so far.
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import replace
-from math import inf
-from time import perf_counter
+from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
-from ..serving import redact
-from ..serving.errors import BudgetExhausted, EngineError, SearchEnded, TransientError, UsageError
-from ..serving.flow import (
-    Ask,
-    CallTool,
-    Failure,
-    Flow,
-    Fork,
-    Generate,
-    LogProb,
-    Note,
-    Promise,
-    Prompt,
-    Recall,
-    Remember,
-    Request,
-    Usage,
-    Wait,
-)
-from ..serving.seeds import derive
+from ..serving.errors import BudgetExhausted, SearchEnded
+from ..serving.flow import Failure, Flow, Fork, Note, Promise, Request, Usage, Wait
 from .clock import Clock
+from .dispatch import Dispatcher, Unanswered
 from .journal import Entry, Journal
-from .ledger import Budget, Ledger, Need
-from .services import Halt, Services, Switchboard
+from .ledger import Budget, Ledger
+from .services import Services, Switchboard
 from .together import all_then_raise, cancel, together
-from .trace import Called, Event, Exhausted, Noted, Observer, Path
+from .trace import Exhausted, Noted, Observer, Path
 
 T = TypeVar("T")
 Gate: TypeAlias = Callable[[Path, Sequence[Request]], Awaitable[None]]
 """Awaited before each batch of each flow, with the batch's path: who steps through a run holds it there."""
-
-log = redact.guard(logging.getLogger(__name__))
 
 
 class Driver:
@@ -73,25 +49,30 @@ class Driver:
         elapsed_s: float | None = None,
         gate: Gate | None = None,
     ) -> None:
-        self.services = services
-        self.budget = budget or Budget()
-        self.ledger = ledger or Ledger(self.budget)
-        self._limited = self.ledger.limited
-        self.journal = journal
-        self._observers = tuple(observers)
+        budget = budget or Budget()
+        self.ledger = ledger or Ledger(budget)
+        self._engines = tuple({id(engine): engine for engine in services.engines.values()}.values())
+        self._journal = journal
         self._switchboard = Switchboard(services, seed=seed, concurrency=concurrency, depth=len(root))
-        self._retries = retries
-        self._backoff_s = backoff_s
-        self._calls: set[asyncio.Task[Any]] = set()  # calls a deadline would cancel
-        self._expired = False
-        self._deadline = inf  # in seconds since the run began
+        self._clock = Clock()
+        self._seconds = budget.seconds
+        self._dispatcher = Dispatcher(
+            services,
+            self._switchboard,
+            clock=self._clock,
+            ledger=self.ledger,
+            journal=journal,
+            observers=observers,
+            seconds=budget.seconds,
+            retries=retries,
+            backoff_s=backoff_s,
+        )
         self._cut_short = False  # a branch ran into a limit
         self._open: set[Path] = set()  # forks and branches not begun, batches not delivered, if cancelled now
         self._cut: set[Path] = set()  # the same, of branches that lost their race before a resume
         self._root = root
         self._before_s = elapsed_s
         self._gate = gate
-        self._clock = Clock()
 
     @property
     def elapsed_s(self) -> float:
@@ -101,22 +82,19 @@ class Driver:
     async def run(self, flow: Flow[T]) -> T:
         """Run a flow to its end and return what it returns. Raises what the flow raises, and what an engine
         raises that cannot be made ready; the clock starts once all are."""
-        for engine in {id(engine): engine for engine in self.services.engines.values()}.values():
+        for engine in self._engines:
             await engine.ready()
         before = self._before_s
         if before is None:
-            before = self.journal.elapsed_s if self.journal else 0.0
+            before = self._journal.elapsed_s if self._journal else 0.0
         self._clock.start(before)
-        if self.budget.seconds is None:
+        if self._seconds is None:
             return await self._drive(flow, self._root)
-        self._deadline = self.budget.seconds
-        self._clock.set_alarm(self._deadline, self._expire)
+        self._clock.set_alarm(self._seconds, self._dispatcher.expire)
         try:
             return await self._drive(flow, self._root)
         finally:
             self._clock.cancel_alarm()
-
-    # ------------------------------------------------------------ flows
 
     async def _drive(self, flow: Flow[T], path: Path, *, replay_only: bool = False) -> T:
         """One flow, batch by batch. `replay_only` runs a branch that lost its race before a resume."""
@@ -126,7 +104,7 @@ class Driver:
         self._open.discard(path)
         try:
             if path in self._cut:
-                raise _Unanswered
+                raise Unanswered
             batch = next(flow)
             while True:
                 here = (*path, turn)
@@ -139,7 +117,7 @@ class Driver:
                     if turn % _BREATH == 0:
                         await asyncio.sleep(0)
                 except SearchEnded as end:
-                    self._emit(Exhausted(here, str(end), self.elapsed_s))
+                    self._dispatcher.emit(Exhausted(here, str(end), self.elapsed_s))
                     if is_branch:
                         self._cut_short = True
                     else:
@@ -164,19 +142,20 @@ class Driver:
         for i, request in enumerate(batch):
             if type(request) is Note:
                 self._note(request, (*path, i))
-            else:
-                waiting.append(i)
+                continue
+            waiting.append(i)
+            if type(request) is Fork:
+                self._open.add((*path, i))
         if len(waiting) == 1:
             [i] = waiting
             replies[i] = await self._answer(batch[i], (*path, i), replay_only)
         elif waiting:
-            self._open.update((*path, i) for i in waiting if type(batch[i]) is Fork)
             calls = (self._answer(batch[i], (*path, i), replay_only) for i in waiting)
             answers = await (all_then_raise if replay_only else together)(calls)
             for i, answer in zip(waiting, answers, strict=True):
                 replies[i] = answer
         if path in self._cut:
-            raise _Unanswered
+            raise Unanswered
         refused = [reply for reply in replies if type(reply) is BudgetExhausted]
         if refused and len(refused) == len(waiting):
             raise refused[0]
@@ -187,13 +166,13 @@ class Driver:
     def _note(self, note: Note, path: Path) -> None:
         if note.reward_passes:
             self.ledger.charge(Usage(reward_passes=note.reward_passes))
-        if self._observers:
-            self._emit(Noted(path, note.kind, note.data, self.elapsed_s))
+        if self._dispatcher.observers:
+            self._dispatcher.emit(Noted(path, note.kind, note.data, self.elapsed_s))
 
     async def _fork(self, fork: Fork, path: Path, replay_only: bool) -> tuple[Any, ...]:
         self._open.discard(path)
         if path in self._cut:
-            raise _Unanswered
+            raise Unanswered
         self._open.update((*path, b) for b in range(len(fork.flows)))
         if fork.until is not None:
             self._switchboard.races.add(path)
@@ -209,7 +188,7 @@ class Driver:
         path: Path,
         replay_only: bool,
     ) -> tuple[Any, ...]:
-        known = self.journal.get(path, _RACE) if self.journal else None
+        known = self._journal.get(path, _RACE) if self._journal else None
         if known is not None and max(known.reply[0], default=0) >= len(flows):
             known = None  # inherited from a run whose race had more branches
         began = self.elapsed_s
@@ -237,10 +216,10 @@ class Driver:
                         ended[tasks[task]] = result
         finally:
             await cancel(tasks)
-        if self.journal is not None:
+        if self._journal is not None:
             cut = tuple(sorted(p for p in self._open if p[: len(path)] == path))
             entry = Entry((tuple(ended), cut), Usage(), began, self.elapsed_s - began)
-            await self.journal.append(path, _RACE, entry)
+            await self._journal.append(path, _RACE, entry)
         return tuple(ended.get(b, lost[b]) for b in range(len(flows)))
 
     async def _branch(self, flow: Flow[Any], path: Path, replay_only: bool) -> Any:
@@ -251,10 +230,8 @@ class Driver:
 
     async def _lost(self, flow: Flow[Any], path: Path) -> None:
         """Replay a branch that lost its race as far as it got: what it spent and noted counts."""
-        with suppress(_Unanswered):
+        with suppress(Unanswered):
             await self._branch(flow, path, True)
-
-    # ------------------------------------------------------------ requests
 
     def _answer(self, request: Request, path: Path, replay_only: bool) -> Coroutine[Any, Any, Any]:
         """The reply to one request, or the BudgetExhausted that refused it."""
@@ -262,176 +239,11 @@ class Driver:
             return self._fork(request, path, replay_only)
         if type(request) is Wait:
             return _kept(request.promise)
-        if type(request) is Generate and request.n > 1 and self._limited:
-            return self._samples(request, path, replay_only)
-        return self._reply(request, path, replay_only)
-
-    async def _samples(self, request: Generate, path: Path, replay_only: bool) -> Any:
-        """Many samples, in as many calls as the budget makes of them: those it had no room for at first are
-        asked for once it is known what the first have used."""
-        reply = await self._reply(request, path, replay_only)
-        while isinstance(reply, tuple) and 0 < len(reply) < request.n:
-            drawn = len(reply)
-            seed = None if request.seed is None else derive(request.seed, "rest", drawn)
-            more = await self._reply(
-                replace(request, n=request.n - drawn, seed=seed), (*path, drawn), replay_only
-            )
-            if not isinstance(more, tuple) or not more:
-                break
-            reply += more
-        return reply
-
-    def _reply(self, request: Request, path: Path, replay_only: bool) -> Coroutine[Any, Any, Any]:
-        if self.journal is None:
-            return self._call(request, path)
-        return self._replay(self.journal, request, path, replay_only)
-
-    async def _replay(self, journal: Journal, request: Request, path: Path, replay_only: bool) -> Any:
-        entry = journal.get(path, request)
-        if entry is None:
-            if replay_only:
-                raise _Unanswered
-            return await self._call(request, path)
-        self.ledger.charge(entry.usage)
-        if self._observers and type(entry.reply) is not BudgetExhausted:
-            self._emit(Called(path, request, *entry, replayed=True))
-        return entry.reply
-
-    async def _call(self, request: Any, path: Path) -> Any:
-        began = perf_counter() - self._clock.zero
-        spent, attempts = _NOTHING, 1
-        need, asked, fault = None, request, None
-        try:
-            if self._expired or began >= self._deadline:
-                raise self._out_of_time()
-            if self._limited:
-                try:
-                    wanted = self._need(request)
-                except Exception as error:  # what it needs cannot be told: it fails, for the price of a call
-                    wanted, fault = Need.of(), error
-                need = self.ledger.reserve_at_once(wanted) or await self._wait_for(wanted)
-                if need is not wanted:
-                    asked = replace(request, n=need.samples)
-            try:
-                if self.journal is not None and type(request) is CallTool and self._switchboard.once(request):
-                    # Holds if the run is cut off before there is another reply: the tool is not called again.
-                    unfinished = Failure("tool", UNFINISHED.format(request.name))
-                    await self.journal.append(path, request, Entry(unfinished, _price(request), began, 0.0))
-                with self._clock.held() if type(request) is Ask else _GOING:
-                    reply, spent, attempts = await self._try(asked, path, fault)
-            finally:
-                if need is not None:
-                    self.ledger.settle(need, spent)
-                else:
-                    self.ledger.charge(spent)
-        except BudgetExhausted as end:
-            reply = end
-        took = perf_counter() - self._clock.zero - began
-        try:
-            if self.journal is not None:
-                await self.journal.append(path, request, Entry(reply, spent, began, took))
-        finally:  # cancelled meanwhile, it is stored and spent all the same
-            if self._observers and type(reply) is not BudgetExhausted:
-                self._emit(Called(path, request, reply, spent, began, took, attempts))
-        return reply
-
-    async def _wait_for(self, wanted: Need) -> Need:
-        """Wait until the budget has room for a call. Raises BudgetExhausted if it must not start."""
-        need = await self.ledger.reserve(wanted)
-        if self._expired or self.elapsed_s >= self._deadline:
-            self.ledger.settle(need, _NOTHING)
-            raise self._out_of_time()
-        return need
-
-    async def _try(self, request: Any, path: Path, fault: Exception | None) -> tuple[Any, Usage, int]:
-        """Carry a request out, again after a transient fault. Returns reply, usage and attempts.
-
-        The deadline, and only it, turns the call's cancellation into a BudgetExhausted, as the reply."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._calls.add(task)
-        spent, attempt, failed = _NOTHING, 1, 0
-        try:
-            while True:
-                try:
-                    if fault is not None:
-                        raise fault
-                    served = await self._switchboard.serve(request, path)
-                except TransientError as error:
-                    once, tried = _price(request), f"{error} (tried {attempt} times"
-                    if attempt > self._retries:
-                        return Failure("engine", f"{tried})"), spent + once, attempt
-                    if not self.ledger.promise_again(once):
-                        return Failure("engine", f"{tried}; another is over budget)"), spent + once, attempt
-                    spent, failed = spent + once, attempt
-                    await asyncio.sleep(self._backoff_s * 2 ** (attempt - 1))
-                    attempt += 1
-                except Halt:
-                    raise
-                except Exception as error:
-                    kind = _FAULTS.get(type(request), "engine")
-                    if isinstance(error, UsageError) and kind == "engine":
-                        raise  # no weights, no package: for the user to mend
-                    log.debug("%s failed", type(request).__name__, exc_info=True)
-                    known = isinstance(error, EngineError)
-                    reason = str(error) if known else redact.text(f"{type(error).__name__}: {error}")
-                    return Failure(kind, reason), spent + _price(request), attempt
-                else:
-                    return served.value, spent + served.usage if failed else served.usage, attempt
-        except asyncio.CancelledError:
-            if self._expired and not task.uncancel():
-                sent = failed < attempt and path not in self._switchboard.waiting
-                return self._out_of_time(), spent + _price(request) if sent else spent, attempt
-            raise
-        finally:
-            self._calls.discard(task)
-            if failed:
-                self.ledger.take_back(_price(request), failed)
-
-    def _expire(self) -> None:
-        self._expired = True
-        for task in self._calls:
-            task.cancel()
-
-    def _out_of_time(self) -> BudgetExhausted:
-        return BudgetExhausted("seconds", self.budget.seconds or 0.0)
-
-    def _need(self, request: Any) -> Need:
-        kind = type(request)
-        if kind in _FAULTS:
-            return Need.of(calls=0, tool_calls=int(kind is CallTool))
-        engine = self.services.engine(request.model)
-        tokens = engine.count_tokens(request.prompt)
-        if kind is Generate:
-            return Need.of(input_tokens=tokens, output_cap=request.sampling.max_tokens, samples=request.n)
-        if kind is LogProb:
-            ids = request.continuation_ids
-            tokens += len(ids) if ids else engine.count_tokens(Prompt(prefix=request.continuation))
-        return Need.of(input_tokens=tokens)
-
-    def _emit(self, event: Event) -> None:
-        for observer in self._observers:
-            try:
-                observer(event)
-            except Exception:
-                log.exception("An observer failed and is told no more: %r", observer)
-                self._observers = tuple(other for other in self._observers if other is not observer)
+        return self._dispatcher.answer(request, path, replay_only)
 
 
-_NOTHING = Usage()
-_GOING = nullcontext()
 _RACE: tuple[int, ...] = ()  # a race is filed under it; the reply: branches as they ended, what was cut off
 _BREATH = 64  # batches of a flow between turns of the event loop, where nothing else gives it one
-_FAULTS: dict[type, str] = {CallTool: "tool", Recall: "memory", Remember: "memory", Ask: "human"}
-
-
-def _price(request: Any) -> Usage:
-    """What an attempt counts of which nothing more is known."""
-    kind = type(request)
-    return Usage(calls=int(kind not in _FAULTS), tool_calls=int(kind is CallTool))
-
-
-UNFINISHED = "{} was called before this run was cut off; whether it did its work is not known."
 
 
 async def _kept(promise: Promise) -> Any:
@@ -440,7 +252,3 @@ async def _kept(promise: Promise) -> Any:
         promise.then(given.set)
         await given.wait()
     return promise.value
-
-
-class _Unanswered(Exception):
-    """A branch that lost its race got no further than this."""

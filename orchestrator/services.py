@@ -106,7 +106,7 @@ class Switchboard:
         derives from the seed and its path."""
         return _SERVICES[type(request)](self, request, path)
 
-    async def _generate(self, request: Generate, path: Path) -> Served[Any]:
+    def _generate(self, request: Generate, path: Path) -> Coroutine[Any, Any, Served[Any]]:
         seed = request.seed if request.seed is not None else derive(self._seed, *path[self._depth :])
         if self._services.redraw:
             seed = derive(seed, "redraw", self._services.redraw)
@@ -114,7 +114,10 @@ class Switchboard:
         if request.workers is not None and "workers" not in engine.capabilities:
             raise EngineError(f"The engine {engine.name!r} cannot let workers write side by side.")
         if self._concurrency is None and engine.max_concurrency is None:
-            return await engine.generate(request, seed=seed)
+            return engine.generate(request, seed=seed)
+        return self._in_turn(engine, request, seed, path)
+
+    async def _in_turn(self, engine: Engine, request: Generate, seed: int, path: Path) -> Served[Any]:
         async with self._turn(engine, path):
             return await engine.generate(request, seed=seed)
 

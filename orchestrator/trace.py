@@ -130,6 +130,19 @@ def row(event: Event) -> dict[str, Any]:
     return {"event": event.kind, **vars(event)}
 
 
+def _line(event: Event) -> bytes:
+    """`row(event)` as JSON, which takes a third less time than to build it first."""
+    kind = type(event.request) if type(event) is Called else type(event)
+    head = _heads.get(kind)
+    if head is None:
+        told = {key: value for key, value in row(event).items() if key in ("event", "call")}
+        head = _heads[kind] = dumps(told)[:-1] + b","
+    return head + dumps(event)[1:]
+
+
+_heads: dict[type, bytes] = {}  # how a line begins, by the type of the event, of a `Called` by its request's
+
+
 class JsonLines:
     """An observer that writes one JSON object a line as events arrive, without secrets (`serving/redact.py`).
 
@@ -151,7 +164,7 @@ class JsonLines:
         """Write one event."""
         if type(event) is RunStarted:
             event = replace(event, settings=redact.settings(event.settings))
-        self._out.write(redact.line(dumps(row(event))) + b"\n")
+        self._out.write(redact.line(_line(event)) + b"\n")
         self._paths.append(event.path)
         if not self._flushes:
             with suppress(RuntimeError):  # outside a loop there is no "soon"

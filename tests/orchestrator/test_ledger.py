@@ -59,7 +59,7 @@ def test_64_branches_overshoot_by_at_most_one_calls_output_cap(limit, cap, lengt
 
 def test_the_bound_would_notice_a_ledger_that_does_not_reserve(monkeypatch):
     def spent_alone(self, amount):
-        return all(self._spent(name) < limit for name, limit in self._soft.items())
+        return all(self._used[name] < limit for name, limit in self._soft.items())
 
     monkeypatch.setattr(Ledger, "_fits", spent_alone)
     _, usage = run(Budget(output_tokens=100, finish=0.0), cap=20, lengths=(20,))

@@ -3,16 +3,35 @@
 import asyncio
 import random
 from itertools import pairwise
+from math import inf, nan
+from typing import get_args
 
 import pytest
 from flows import Echo, garden
 
+from abduce.orchestrator.codec import dumps
 from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.runs import Runs
 from abduce.orchestrator.services import Services
 from abduce.orchestrator.solve import build
-from abduce.orchestrator.trace import JsonLines, Noted, canonical, comparable, read, row
+from abduce.orchestrator.trace import (
+    LAST,
+    Called,
+    Event,
+    Exhausted,
+    JsonLines,
+    NodeEnded,
+    NodeStarted,
+    Noted,
+    RunEnded,
+    RunStarted,
+    canonical,
+    comparable,
+    read,
+    row,
+)
 from abduce.serving.errors import UsageError
+from abduce.serving.flow import CallTool, Completion, Failure, Generate, Prompt, Recall, Usage
 from abduce.serving.synthetic import Synthetic
 
 STRATEGIES = ["particle_filter", "a_star", "mcts", "dvts", "beam", "best_of_n", "self_consistency"]
@@ -72,6 +91,29 @@ def test_a_run_is_told_from_another_by_what_happened_not_by_when(tmp_path):
 
     assert comparable([note({"a": 1}, 0.5)]) == comparable([note({"a": 1}, 9.5)])
     assert comparable([note({"a": 1}, 0.5)]) != comparable([note({"a": 2}, 0.5)])
+
+
+EVENTS = [
+    RunStarted("run", "ä?", 3, {"budget": {"tokens": 9}}),
+    NodeStarted((0,), "solve", "solve", 0.25),
+    Called((0, 1), Generate(Prompt.user("?\n")), (Completion("a", (1,), (-inf,)),), Usage(calls=1), 0.5, 1.5),
+    Called((0, 2), CallTool("t", {1: "\ud800", "n": 1 << 70}), Failure("tool", "no"), Usage(), 1.0, 0.5, 2),
+    Called((0, 3), Recall("q"), (), Usage(), 1.0, 0.5, replayed=True),
+    Noted((0, 4), "scores", {"best": nan, "of": frozenset({2, 1})}, 2.0),
+    Exhausted((0, 5), "tokens", 2.5),
+    NodeEnded((0, LAST), "solve", "solve", {"answer": "a"}, 3.0),
+    RunEnded("a", True, Usage(calls=1), 3.5),
+]
+
+
+def test_the_file_holds_the_rows_of_all_kinds_of_events(tmp_path):
+    out = JsonLines(tmp_path / "trace.jsonl")
+    for event in EVENTS:
+        out(event)
+    out.close()
+    lines = (tmp_path / "trace.jsonl").read_bytes().splitlines()
+    assert lines == [dumps(row(event)) for event in EVENTS]
+    assert {type(event) for event in EVENTS} == set(get_args(Event))
 
 
 async def test_the_file_is_sorted_by_path_once_it_is_closed(tmp_path):
