@@ -11,7 +11,6 @@ gone on with: finished problems are not repeated, a torn last line is cut off.
 import asyncio
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -26,6 +25,7 @@ from ..serving.seeds import derive
 from ..strategies.base import Candidate, Check, Result, Task
 from .doors import Doors
 from .judge import judge
+from .rows import Rows
 from .trace import Observer
 
 
@@ -186,57 +186,25 @@ class Results:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.file.exists():
-            if not self.resume:
-                raise UsageError(
-                    f"{self.file} exists. Add --resume to go on with it, or name another file with --out."
-                )
-            self._load()
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self._rows = Rows(
+            self.file, "eval", self.header, resume=self.resume, command="abduce eval", option="--out"
+        )
         try:
-            self._out = self.file.open("a", encoding="utf-8")
-        except OSError as error:
-            raise UsageError(
-                f"Cannot write {self.file}: {error.strerror}. Name another with --out."
-            ) from None
-        if self.file.stat().st_size == 0:
-            self._write({"eval": self.header})
+            for row in self._rows.rows:
+                outcome = Outcome(**{**row, "usage": Usage(**row["usage"])})
+                self.outcomes[outcome.id] = outcome
+        except (KeyError, TypeError):
+            self.close()
+            raise self._rows.foreign() from None
 
     def add(self, outcome: Outcome) -> None:
         """Write an outcome; it is on disk when this returns."""
         self.outcomes[outcome.id] = outcome
-        self._write(asdict(outcome))
+        self._rows.add(asdict(outcome))
 
     def close(self) -> None:
         """Close the file."""
-        self._out.close()
-
-    def _write(self, row: Mapping[str, Any]) -> None:
-        self._out.write(redact.known(json.dumps(row, ensure_ascii=False, default=str)) + "\n")
-        self._out.flush()
-        os.fsync(self._out.fileno())
-
-    def _load(self) -> None:
-        raw = self.file.read_bytes()
-        whole = raw[: raw.rfind(b"\n") + 1]
-        rows = whole.splitlines()
-        try:
-            told = json.loads(rows[0])["eval"] if rows else self.header
-            for row in rows[1:]:
-                values = json.loads(row)
-                outcome = Outcome(**{**values, "usage": Usage(**values["usage"])})
-                self.outcomes[outcome.id] = outcome
-        except (ValueError, KeyError, TypeError):
-            raise UsageError(f"{self.file} is no file of `abduce eval`. Name another with --out.") from None
-        here = json.loads(json.dumps(self.header, default=str))
-        different = sorted(key for key in {*told, *here} if told.get(key) != here.get(key))
-        if different:
-            raise UsageError(
-                f"{self.file} was made with another {', '.join(different)}. Resume with the same, or name "
-                "another file with --out."
-            )
-        if len(whole) < len(raw):
-            os.truncate(self.file, len(whole))
+        self._rows.close()
 
 
 def header(pipeline: Doors, data: Path, seed: int) -> dict[str, Any]:

@@ -88,6 +88,9 @@ def diffadapt(commands: Any) -> None:
         "--pseudo", action="store_true", help="right is the most frequent answer, not the row's"
     )
     parser.add_argument("--key-env", metavar="NAME", help="the variable with the key that seals the file")
+    told = "what was solved, one JSON line a problem (default: beside the runs)"
+    parser.add_argument("--rows", metavar="FILE", help=told)
+    parser.add_argument("--resume", action="store_true", help="go on with the file given by --rows")
     parallel(parser)
 
 

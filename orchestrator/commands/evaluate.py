@@ -7,7 +7,6 @@ from pathlib import Path
 from time import perf_counter
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -17,8 +16,9 @@ from ..evaluate import Outcome, Report, Results, evaluate, header, read_problems
 from ..recipe import Recipe
 from .options import recipe_of
 from .show import show
-from .solve import fetch_models, store
+from .solve import fetch_models
 from .spans import spans
+from .working import new_file, progress
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -30,20 +30,22 @@ def run(chosen: argparse.Namespace) -> int:
     recipe = recipe_of(chosen)
     pipeline = recipe.pipeline()
     fetch_models(pipeline)
-    out = Path(chosen.out) if chosen.out else _new_file(recipe, data)
+    out = Path(chosen.out) if chosen.out else new_file("evals", f"{data.stem}-{recipe.strategy.name}")
     results = Results(out, header(pipeline, data, recipe.seed), resume=chosen.resume)
     began = perf_counter()
     try:
-        with _progress() as bar, spans(chosen) as telemetry:
+        with progress() as bar, spans(chosen) as telemetry:
             known = [results.outcomes[p.id] for p in problems if p.id in results.outcomes]
             done = [outcome for outcome in known if not outcome.error]
             correct = sum(outcome.correct for outcome in done)
-            line = bar.add_task(recipe.strategy.name, total=len(problems), completed=len(done), right=correct)
+            line = bar.add_task(
+                recipe.strategy.name, total=len(problems), completed=len(done), told=f"{correct} right"
+            )
 
-            def progress(outcome: Outcome) -> None:
+            def advance(outcome: Outcome) -> None:
                 nonlocal correct
                 correct += outcome.correct
-                bar.update(line, advance=1, right=correct)
+                bar.update(line, advance=1, told=f"{correct} right")
 
             work = evaluate(
                 pipeline,
@@ -51,7 +53,7 @@ def run(chosen: argparse.Namespace) -> int:
                 results,
                 seed=recipe.seed,
                 parallel=chosen.parallel,
-                progress=progress,
+                progress=advance,
                 observers=() if telemetry is None else (telemetry,),
             )
             report = wait_for(work)
@@ -67,26 +69,6 @@ def run(chosen: argparse.Namespace) -> int:
     _print(report, recipe, data, perf_counter() - began, chosen.json)
     print(f"abduce: results are in {out}", file=sys.stderr)
     return 0 if report.errors < report.n else 1
-
-
-def _new_file(recipe: Recipe, data: Path) -> Path:
-    folder = store().folder.parent / "evals"
-    stem, number = f"{data.stem}-{recipe.strategy.name}", 1
-    while (folder / f"{stem}-{number}.jsonl").exists():
-        number += 1
-    return folder / f"{stem}-{number}.jsonl"
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True, highlight=False)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[right]} right"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def _print(report: Report, recipe: Recipe, data: Path, wall_s: float, as_json: bool) -> None:

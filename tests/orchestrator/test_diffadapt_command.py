@@ -5,6 +5,8 @@ import json
 import pytest
 
 from abduce.orchestrator import cli, recipe, solve
+from abduce.orchestrator.commands import diffadapt
+from abduce.serving.errors import EngineError
 from abduce.serving.scripted import Scripted
 from abduce.strategies.diffadapt.file import load
 
@@ -83,9 +85,55 @@ def test_the_file_is_sealed_with_the_key_that_is_named(capsys, monkeypatch):
     load("probe.json", key="a long secret key")
 
 
+def test_what_was_solved_is_not_solved_again_and_the_probe_is_the_same(capsys, tmp_path, monkeypatch):
+    assert fit(capsys, "--rows", "whole.jsonl", "--out", "whole.json")[0] == 0
+    asked = 0
+
+    def fails_half_way(request, seed):
+        nonlocal asked
+        asked += 1
+        if asked == 50:
+            raise EngineError("the server is gone")
+        return solved(request, seed)
+
+    engine = Scripted(fails_half_way, hidden=state, top_logprobs=unsure)
+    monkeypatch.setattr(solve, "_engine", lambda spec: engine)
+    code, _, err = fit(capsys, "--rows", "rows.jsonl")
+    assert code == 1 and "the server is gone" in err
+    assert "Go on with the same command and: --rows rows.jsonl --resume" in err
+    kept = (tmp_path / "rows.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text(kept + '{"id": "torn')
+    n_kept, before = kept.count("\n") - 1, asked
+    assert 0 < n_kept < 60
+    assert f"{n_kept} problems are in rows.jsonl" in err
+
+    code, _, err = fit(capsys, "--rows", "rows.jsonl", "--resume")
+    assert code == 0, err
+    assert (tmp_path / "probe.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    rows = [json.loads(row) for row in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert len({row["id"] for row in rows[1:]}) == len(rows) - 1 == 60
+    done = asked
+    assert fit(capsys, "--rows", "rows.jsonl", "--resume")[0] == 0
+    assert before < done == asked
+
+
+def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
+    def interrupted(work):
+        work.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(diffadapt, "wait_for", interrupted)
+    code, _, err = fit(capsys)
+    assert code == 130
+    assert "0 problems are in " in err and "data-diffadapt-1.jsonl --resume" in err
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
+        (["--resume"], "--rows FILE"),
+        (["--rows", "data.jsonl"], "Add --resume"),
+        (["--rows", "data.jsonl", "--resume"], "no file of `abduce diffadapt fit`"),
         (["--strategy", "chain_of_thought"], "--strategy diffadapt"),
         (["--limit", "10"], "at least 20"),
         (["--out", "no/such/folder/p.json"], "Cannot write"),
