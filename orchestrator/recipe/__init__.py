@@ -18,6 +18,8 @@ spelling. Values can be replaced from outside: `load("particle-math", ["budget.t
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any
@@ -78,11 +80,10 @@ def check(
     if isinstance(overrides, str | Mapping):
         listed = "['budget.tokens=4000']"
         raise UsageError(f"Changes are a list of texts such as {listed}, got {overrides!r:.80}.")
-    reader = Reader(include.resolve(written, None, _packaged_file))
+    reader = Reader(include.resolve(written, None, _packaged_file), overrides)
     for key, value in (replaced or {}).items():
         reader.replace(key, value)
-    for override in overrides:
-        reader.override(override)
+    reader.override()
     return reader.recipe()
 
 
@@ -111,10 +112,20 @@ def _find(source: str | File) -> File:
     except (OSError, ValueError):  # a name that no file can have
         is_path = True
     if is_path:
-        raise UsageError(f"No recipe file {name[:80]!r}. Packaged recipes: {', '.join(packaged())}.")
+        known = ", ".join(packaged())
+        raise UsageError(f"No recipe file {name[:80]!r}.{_meant(file)} Packaged recipes: {known}.")
     if name not in packaged() and file.with_name(f"{name}.yaml").is_file():
         raise UsageError(f"No recipe named {name!r} comes with the package. For the file write {name}.yaml.")
     return _packaged_file(name)
+
+
+def _meant(file: File) -> str:
+    """A hint at the nearest recipe, in the same folder or in the package."""
+    here: dict[str, str] = {}
+    with suppress(OSError, ValueError):
+        here = {each.stem: str(each) for each in file.parent.iterdir() if each.suffix in (".yaml", ".yml")}
+    near = get_close_matches(file.stem, [*here, *packaged()], n=1)
+    return f" Did you mean {here.get(near[0], near[0])!r}?" if near else ""
 
 
 def _packaged_file(name: str) -> File:

@@ -4,7 +4,7 @@ A mistake is told with file, line, key, value, what is allowed and the nearest s
 all of them at once. One in a replaced value is told with the option as it was typed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...serving.errors import UsageError
@@ -21,13 +21,20 @@ _DEFAULTS: Mapping[Any, str] = {"model": "embedded", "policy": "cot"}
 
 
 class Reader:
-    """One document on its way to a recipe; knows where each value was written."""
+    """One document on its way to a recipe; knows where each value was written. Of the `overrides` those that
+    name a place of its pipeline are laid over the document, and the others over its normal form, later."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, overrides: Iterable[str] = ()) -> None:
         self._document = document
-        normal = Normal(document.data)
-        self._data, self._moved, self._shape = normal.data, normal.moved, normal.faults
         self._set: dict[Path, str] = {}  # path → the option that wrote it
+        self._set_in_file: dict[Path, str] = {}
+        self._overrides = [_override(text) for text in overrides]
+        written = dict(document.data)
+        for option, path, value in self._overrides:
+            if path[0] == "pipeline":
+                self._put_in_pipeline(written, path, value, option)
+        normal = Normal(written)
+        self._data, self._moved, self._shape = normal.data, normal.moved, normal.faults
 
     def replace(self, key: str, value: Any) -> None:
         """Put a whole part in the place of the document's."""
@@ -35,25 +42,18 @@ class Reader:
         path = self._strategy(option) if key == "strategy" else (key,)
         self._put(path, strict_yaml.scalar(value) if key == "seed" else value, option)
 
-    def override(self, text: str) -> None:
-        """Apply `a.b=value`. A first key that is no field of a recipe is a parameter of the strategy."""
-        key, equals, value = text.partition("=")
-        option = f"--set {text}"
-        path: Path = tuple(key.strip().split("."))
-        if not equals or "" in path:
-            raise UsageError(f"{option}: write key=value, e.g. --set budget.tokens=4000.")
-        if path[0] not in FIELDS:
-            path = (*self._strategy(option), *path[path[0] == "strategy" :])
-        try:
-            written = strict_yaml.scalar(value)
-        except UsageError as error:
-            problem = str(error).partition(": ")[2]
-            raise UsageError(f"{option}: {problem} Put text in quotes: {key}='\"…\"'.") from None
-        self._put(path, written, option)
+    def override(self) -> None:
+        """Apply the overrides. A first key that is no field of a recipe is a parameter of the strategy."""
+        for option, path, value in self._overrides:
+            if path[0] == "pipeline":
+                continue
+            if path[0] not in FIELDS:
+                path = (*self._strategy(option), *path[path[0] == "strategy" :])
+            self._put(path, value, option)
 
     def recipe(self) -> Recipe:
         """The recipe. Raises UsageError with a line for each mistake."""
-        lines = [self._line(fault.path, fault.message) for fault in self._shape]
+        lines = [self._told_in_file(fault) for fault in self._shape]
         fields = Fields(self._data)
         found = fields.recipe()
         if found is not None and not lines:
@@ -69,26 +69,15 @@ class Reader:
     # ------------------------------------------------------------ changes
 
     def _put(self, path: Path, value: Any, option: str) -> None:
-        """Write a value; the mappings above it are made where they are missing."""
-        at: Any = self._data
-        for i in range(len(path)):
-            if isinstance(at, list):
-                path = (*path[:i], _index(at, path[i], option), *path[i + 1 :])
-            if i + 1 == len(path):
-                break
-            key: Any = path[i]
-            below = at[key] if isinstance(at, list) or key in at else _DEFAULTS.get(key) if i == 0 else None
-            word = "engine" if i and path[i - 1] == "models" else WORDS.get(key)
-            if isinstance(below, str) and word:
-                below = {word: below}
-            if below is None:
-                below = {}
-            if not isinstance(below, dict | list):
-                raise UsageError(f"{option}: {key!r} holds {short(below)} and has no parts.")
-            at[key] = below.copy()
-            at = at[key]
-        at[path[-1]] = value
-        self._set[path] = option
+        self._set[_put(self._data, path, value, option)] = option
+
+    def _put_in_pipeline(self, written: dict[str, Any], path: Path, value: Any, option: str) -> None:
+        """Write a value where the file's pipeline has it, in the words of the file."""
+        if not isinstance(written.get("pipeline"), list):
+            form = next((key for key in ("strategy", "nodes") if written.get(key) is not None), "steps")
+            instead = {"strategy": "strategy.KEY", "nodes": "nodes.NAME.KEY"}.get(form, "strategy")
+            raise UsageError(f"{option}: the recipe has {form}, no pipeline. Write --set {instead}=….")
+        self._set_in_file[_put(written, path, value, option)] = option
 
     def _strategy(self, option: str) -> Path:
         """Where the one strategy of the recipe stands."""
@@ -108,9 +97,14 @@ class Reader:
     # ------------------------------------------------------------ what is wrong
 
     def _told(self, fault: Fault) -> str:
-        if (typed := self._typed(fault.path)) is not None:
+        if (typed := _typed(self._set, fault.path)) is not None:
             return _one_line(f"{typed}: {fault.message}")
-        return self._line(self._in_file(fault.path), fault.message)
+        return self._told_in_file(Fault(self._in_file(fault.path), fault.message))
+
+    def _told_in_file(self, fault: Fault) -> str:
+        if (typed := _typed(self._set_in_file, fault.path)) is not None:
+            return _one_line(f"{typed}: {fault.message}")
+        return self._line(fault.path, fault.message)
 
     def _line(self, path: Path, message: str) -> str:
         """A mistake at a place in the file."""
@@ -122,18 +116,74 @@ class Reader:
         file, number, _ = f"{line}::".split(":", 2)
         return (file, int(number)) if number.isdecimal() else ("", 0)
 
-    def _typed(self, path: Path) -> str | None:
-        """The option that wrote a value: the value itself, what it is part of, or a part of it."""
-        for end in range(len(path), 0, -1):
-            if path[:end] in self._set:
-                return self._set[path[:end]]
-        return next((option for at, option in self._set.items() if at[: len(path)] == path != ()), None)
-
     def _in_file(self, path: Path) -> Path:
         for end in range(len(path), 0, -1):
             if path[:end] in self._moved:
                 return (*self._moved[path[:end]], *path[end:])
         return path
+
+
+def _override(text: str) -> tuple[str, Path, Any]:
+    """`a.b=value` as the option that was typed, the path and the value."""
+    key, equals, value = text.partition("=")
+    option = f"--set {text}"
+    path: Path = tuple(key.strip().split("."))
+    if not equals or "" in path:
+        raise UsageError(f"{option}: write key=value, e.g. --set budget.tokens=4000.")
+    try:
+        return option, path, strict_yaml.scalar(value)
+    except UsageError as error:
+        problem = str(error).partition(": ")[2]
+        raise UsageError(f"{option}: {problem} Put text in quotes: {key}='\"…\"'.") from None
+
+
+def _put(data: dict[str, Any], path: Path, value: Any, option: str) -> Path:
+    """Write a value and return its path; the mappings above it are made where they are missing, and what is
+    written short is written out."""
+    at: Any = data
+    for i in range(len(path)):
+        if isinstance(at, list):
+            path = (*path[:i], _index(at, path[i], option), *path[i + 1 :])
+        if i + 1 == len(path):
+            break
+        key: Any = path[i]
+        below = at[key] if isinstance(at, list) or key in at else _DEFAULTS.get(key) if i == 0 else None
+        if isinstance(below, str):
+            below = _written_out(below, path[: i + 2], option)
+        if below is None:
+            below = {}
+        if not isinstance(below, dict | list):
+            raise UsageError(f"{option}: {key!r} holds {short(below)} and has no parts.")
+        at[key] = below.copy()
+        at = at[key]
+    at[path[-1]] = value
+    return path
+
+
+def _written_out(short_form: str, path: Path, option: str) -> Any:
+    """What a name is short for, if it is: it stands where the path has its last key but one."""
+    *above, key, below = path
+    if path[0] == "pipeline":
+        if key in ("solve", "revise"):
+            instead = f"solvers.{short_form}.strategy.{below}"
+            raise UsageError(
+                f"{option}: {key!r} names the solver {short(short_form)}. Write --set {instead}=…."
+            )
+        if below == short_form:  # a step without parts
+            return {short_form: {}}
+    word = "engine" if above[-1:] == ["models"] else {**WORDS, **_STEP_WORDS}.get(str(key))
+    return {word: short_form} if word else short_form
+
+
+_STEP_WORDS = {"verify": "by", "ask": "question"}
+
+
+def _typed(options: Mapping[Path, str], path: Path) -> str | None:
+    """The option that wrote a value: the value itself, what it is part of, or a part of it."""
+    for end in range(len(path), 0, -1):
+        if path[:end] in options:
+            return options[path[:end]]
+    return next((option for at, option in options.items() if at[: len(path)] == path != ()), None)
 
 
 def _index(items: list[Any], key: str | int, option: str) -> int:

@@ -234,9 +234,19 @@ OWN: Mapping[str, type] = {
 }  # fmt: skip
 """The paper's three, by its names, and the model's own choice."""
 
+NO_RECIPE = (
+    "A recipe is no arm, and neither is a pipeline: arms are strategies. Write {strategy: name, …} with the "
+    "parameters, the policy and the reward of the step that solves. Steps around it stand in smart's own "
+    "recipe: pipeline: [{solve: {strategy: smart, …}}, {verify: …}]; several ways through them are a step "
+    "`route`."
+)
+_OF_RECIPES = frozenset({"recipe", "include", "pipeline", "nodes", "solve", "steps"})
+
 
 def arm(spec: Any, policy: Policy) -> Strategy:
     """An arm from its name, a mapping `{strategy: …, policy: …, reward: …, parameter: …}`, or itself."""
+    if hasattr(spec, "asolve") or (isinstance(spec, Mapping) and _OF_RECIPES & set(spec)):
+        raise UsageError(NO_RECIPE)
     if hasattr(spec, "solve"):
         made: Strategy = spec
         return made

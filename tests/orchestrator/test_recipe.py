@@ -88,8 +88,17 @@ def test_a_recipe_is_found_by_path_and_by_name(tmp_path):
     assert recipe.read(file) == recipe.read(str(file))
     with pytest.raises(UsageError, match=r"'best-of-m-products'\. Did you mean 'best-of-n-products'"):
         recipe.read("best-of-m-products")
-    with pytest.raises(UsageError, match=r"No recipe file 'nowhere/x\.yaml'"):
+    with pytest.raises(UsageError, match=r"No recipe file 'nowhere/x\.yaml'\. Packaged"):
         recipe.read("nowhere/x.yaml")
+
+
+def test_of_a_file_that_is_not_there_the_nearest_recipe_is_named(tmp_path):
+    (tmp_path / "mine.yaml").write_text(BASE)
+    with pytest.raises(UsageError, match=r"Did you mean '.*/mine\.yaml'\?"):
+        recipe.read(tmp_path / "mien.yaml")
+    for spelled in ("recipes/smart-mth.yaml", "recipes/smart-math.yaml", "./smart-math.yml"):
+        with pytest.raises(UsageError, match=r"No recipe file .* Did you mean 'smart-math'\? Packaged"):
+            recipe.read(tmp_path / spelled)
 
 
 def test_the_seed_and_the_tools_of_a_recipe_are_those_of_its_runs(tmp_path):

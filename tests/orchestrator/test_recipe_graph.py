@@ -1,5 +1,7 @@
 """The normal form of recipes, and the laws of their graphs."""
 
+import re
+
 import pytest
 
 from abduce.orchestrator import recipe, strict_yaml
@@ -117,6 +119,58 @@ def test_any_value_of_the_normal_form_can_be_set():
     assert found.nodes["solve"].solver.strategy == Named(name="beam", width=3)
     assert found.edges[1].at_most == 4
     assert found.models["reward"] == Named(name="synthetic", depth=2)
+
+
+LINE = """pipeline:
+  - solve: {strategy: beam, width: 2, reward: checks}
+  - verify: checks
+  - solve: quick
+"""
+
+
+def test_a_value_can_be_set_where_the_pipeline_has_it():
+    found = read(
+        HEAD + LINE,
+        "pipeline.0.solve.width=3",
+        "pipeline.0.solve.reward=rate",
+        "pipeline.1.verify.retries=4",
+        "pipeline.2.solve={strategy: a_star, k: 5, reward: checks}",
+        "nodes.verify.verify.at_least=0.5",
+    )
+    assert found.nodes["solve"].solver.strategy == Named(name="beam", width=3)
+    assert found.nodes["solve"].solver.reward == Named(name="rate")
+    assert found.edges[1] == Edge(source="verify", target="solve", when=When(verified=False), at_most=4)
+    assert found.nodes["verify"].at_least == 0.5
+    assert found.nodes["solve-2"].solver.strategy.params == {"k": 5}
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("pipeline.0.solve.widht=3", "is not a parameter of beam. Did you mean 'width'?"),
+        ("pipeline.1.verify.retries=many", "must be a number from 0 to 100, got 'many'."),
+        ("pipeline.1.slove=quick", "a step is a name, or one name with its parts"),
+        ("pipeline.2.solve.n=3", "names the solver 'quick'. Write --set solvers.quick.strategy.n=…."),
+        ("pipeline.7.solve.n=3", "no number '7' in a list of 3."),
+    ],
+)
+def test_what_is_wrong_there_is_told_as_it_was_typed(place, told):
+    with pytest.raises(UsageError) as error:
+        read(HEAD + LINE, place)
+    assert str(error.value).startswith(f"--set {place}: ")
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ("strategy: beam", "has strategy, no pipeline. Write --set strategy.KEY=…."),
+        ("nodes: {a: {solve: quick}}", "has nodes, no pipeline. Write --set nodes.NAME.KEY=…."),
+    ],
+)
+def test_a_recipe_without_a_pipeline_says_where_its_values_are(form, told):
+    with pytest.raises(UsageError, match=re.escape(told)):
+        read(f"{HEAD}{form}\n", "pipeline.0.solve.n=3")
 
 
 def test_several_strategies_are_set_by_their_paths():

@@ -227,6 +227,7 @@ def test_any_override_is_applied_or_told_as_it_was_typed(name):
     rng = random.Random(name)
     written = strict_yaml.parse(yaml.safe_dump(BASES[name], sort_keys=False, allow_unicode=True))
     keys = [str(key) for path in places(recipe.from_data(BASES[name]).data()) for key in path]
+    keys += [str(key) for path in places(written.data) for key in path]
     values = [
         "1",
         "x",

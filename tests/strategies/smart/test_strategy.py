@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from abduce.orchestrator import recipe
 from abduce.orchestrator.codec import dumps
 from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.ledger import Budget
@@ -293,6 +294,21 @@ def test_any_strategy_is_an_arm():
         arm("self_consistancy", policy("cot"))
     with pytest.raises(UnknownName):
         arm({"strategy": "pot", "m": 3}, policy("cot"))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"pipeline": [{"solve": {"strategy": "cot"}}, {"verify": "python"}]},
+        {"recipe": "retry-products"},
+        recipe.load("retry-products"),
+        recipe.load("one-sample-products"),
+    ],
+    ids=["steps", "name", "workflow", "pipeline"],
+)
+def test_a_recipe_is_no_arm_and_the_refusal_says_what_to_write(given):
+    with pytest.raises(UsageError, match=r"arms are strategies\. Write \{strategy: name, …\}.*verify.*route"):
+        smart({"cot": "cot", "other": given})
 
 
 @pytest.mark.parametrize(
