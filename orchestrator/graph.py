@@ -14,15 +14,17 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.graph import END as GRAPH_END
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.runtime import Runtime
+from langgraph.runtime import Runtime, get_runtime
 from langgraph.types import Command, interrupt
 
 from ..serving.errors import AbduceError
 from ..serving.flow import Usage
 from ..strategies.base import Check, Task
+from .background import wait_for
 from .doors import asked
 from .nodes import Progress
 from .recipe.laws import conditions
@@ -67,7 +69,19 @@ class Answer(TypedDict, total=False):
     diagnostics: dict[str, Any]
 
 
-Visitor = Callable[[Progress, Runtime[Any]], Coroutine[Any, Any, Command[str]]]
+class Visitor(Runnable[Progress, Command[str]]):
+    """A node of the graph: asynchronous, and from synchronous code by way of the background loop."""
+
+    def __init__(self, visit: Callable[[Progress, Runtime[Any]], Coroutine[Any, Any, Command[str]]]) -> None:
+        self._visit = visit
+
+    async def ainvoke(self, input: Progress, config: RunnableConfig | None = None, **_: Any) -> Command[str]:
+        """Visit the step."""
+        return await self._visit(input, get_runtime())
+
+    def invoke(self, input: Progress, config: RunnableConfig | None = None, **_: Any) -> Command[str]:
+        """Visit the step, and wait for it."""
+        return wait_for(self._visit(input, get_runtime()))
 
 
 def compile_graph(
@@ -147,8 +161,7 @@ def _visitor(workflow: Workflow, name: str, store: Runs | None) -> Visitor:
                 session.end(workflow.result({**state, **update}))
         return onward
 
-    visit.__doc__ = f"The step {name} of the recipe."
-    return visit
+    return Visitor(visit)
 
 
 def _onward(workflow: Workflow, name: str, state: Progress, update: Mapping[str, Any]) -> Command[str]:

@@ -25,11 +25,22 @@ TOOLS: dict[str, str] = {
 }
 """File (which is the tool's name) → the `Tool` in it, or the class of tools with settings."""
 
+_UNIX = ("fcntl", "grp", "pwd", "resource", "termios")
+
 
 def part(name: str) -> Any:
     """The tool of that name, or the class that makes it with settings. Raises UnknownName with the nearest
-    spelling, MissingExtra where a package that it needs is not installed."""
-    return registry.find("tool", name, TOOLS, __name__, "abduce.tools")
+    spelling, MissingExtra where a package that it needs is not installed, UsageError on a system that lacks
+    what it is made of."""
+    try:
+        return registry.find("tool", name, TOOLS, __name__, "abduce.tools")
+    except ModuleNotFoundError as missing:
+        if missing.name not in _UNIX:
+            raise
+        raise UsageError(
+            f"The tool {name} cannot run on this system, which has no {missing.name!r}. Run abduce in a "
+            "Linux virtual machine or in WSL 2, or leave the tool out."
+        ) from None
 
 
 def load(name: str, /, **settings: Any) -> "Tool":

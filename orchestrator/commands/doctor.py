@@ -135,9 +135,14 @@ def _state() -> Iterator[Finding]:
 
 def _sandbox() -> Iterator[Finding]:
     from ...serving import settings
-    from ...tools.sandbox import Sandbox, SandboxRefused
 
     part = "sandbox"
+    try:
+        from ...tools.sandbox import Sandbox, SandboxRefused
+    except ModuleNotFoundError as missing:  # as on Windows
+        found = f"the tool python cannot run on this system, which has no {missing.name!r}"
+        yield Finding(part, False, found, "run abduce in a Linux virtual machine, or in WSL 2")
+        return
     try:
         if settings.unsafe_sandbox():
             found = "ABDUCE_SANDBOX is unsafe: programs of a model run without isolation"

@@ -63,6 +63,27 @@ async def test_its_events_are_streamed_through_the_outer_graph() -> None:
     ]
 
 
+def test_synchronous_code_may_invoke_and_stream_it() -> None:
+    step = workflow("pipeline: [{solve: {strategy: chain_of_thought}}, {verify: {by: agreement}}]")
+    assert step.graph.invoke({"question": "?"})["complete"] is True
+    kinds = [event.kind for event in step.graph.stream({"question": "?"}, stream_mode="custom")]
+    assert (kinds[0], kinds[-1], kinds.count("node_ended")) == ("run_started", "run_ended", 2)
+    pipeline = abduce.build(strategy="self_consistency", n=3, model=Scripted(["7", "7", "8"]))
+    assert application(pipeline.graph).invoke({"question": "?"})["polished"] == "It is 7."
+
+
+async def test_it_may_be_invoked_synchronously_inside_a_loop() -> None:
+    pipeline = abduce.build(strategy="self_consistency", n=3, model=Scripted(["7", "7", "8"]))
+    assert pipeline.graph.invoke({"question": "?"})["answer"] == "7"
+
+
+def test_a_synchronous_graph_is_interrupted_and_goes_on_like_any_other(tmp_path: Path) -> None:
+    thread: Any = {"configurable": {"thread_id": "1"}}
+    app = application(workflow(ASK).compile(store=Runs(tmp_path / "runs")), InMemorySaver())
+    assert "__interrupt__" in app.invoke({"question": "?"}, thread)
+    assert app.invoke(Command(resume="yes"), thread)["polished"].startswith("It is ")
+
+
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_an_interrupt_asks_the_human_and_the_run_goes_on_with_the_answer(
     tmp_path: Path, kind: str
