@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from abduce.serving import weights
 from abduce.serving.embedded import Embedded
@@ -11,6 +12,10 @@ from abduce.serving.litellm import Litellm
 from abduce.serving.llama import LlamaServer
 from abduce.serving.transformers import Transformers
 from abduce.tools.sandbox import Sandbox
+
+# A busy machine is slow, not wrong.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
