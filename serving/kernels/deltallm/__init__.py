@@ -1,6 +1,6 @@
-"""DeltaLLM: keys far from the query as thresholded differences, or as runs; formulas in `reference.py`.
+"""DeltaLLM: keys far from the query as thresholded differences, packed, or as runs.
 
-Chooses Triton where it runs, else the reference.
+Formulas are in `reference.py`. Chooses Triton where it runs, else the reference.
 """
 
 import torch
@@ -8,19 +8,24 @@ import torch
 from .. import paged
 from ..base import form
 from . import reference
-from .reference import Runs, Sparsity, gather_runs, sparsity, thresholds
+from .reference import TILE, Packed, Runs, Sparsity, gather_runs, pack, sparsity, thresholds, unpack
 
 __all__ = [
+    "TILE",
+    "Packed",
     "Runs",
     "Sparsity",
+    "attend_packed",
     "attend_runs",
     "encode",
     "extend_runs",
     "gather_runs",
     "hybrid_attention",
+    "pack",
     "run_ids",
     "sparsity",
     "thresholds",
+    "unpack",
 ]
 
 
@@ -62,3 +67,15 @@ def attend_runs(q: torch.Tensor, runs: Runs, scale: float) -> tuple[torch.Tensor
     slots = torch.where(runs.mass > 0, place, -1).expand(len(q), -1, -1)
     bias = runs.mass.clamp_min(1).log().expand(len(q), -1, -1)
     return paged.decode(q, runs.k, runs.v, slots, scale, bias)
+
+
+def attend_packed(
+    q: torch.Tensor,
+    packed: Packed,
+    tiles: torch.Tensor,
+    v_cache: torch.Tensor,
+    slots: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `reference.attend_packed`."""
+    return form(q, reference).attend_packed(q, *packed, tiles, v_cache, slots, scale)

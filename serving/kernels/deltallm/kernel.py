@@ -1,14 +1,17 @@
-"""DeltaLLM's encoder, runs and hybrid prefill in Triton. Thresholds, state and sums are float32."""
+"""DeltaLLM's encoder, runs, packed keys and hybrid prefill in Triton; thresholds and sums are float32."""
 
 import torch
 import triton
 import triton.language as tl
 
 from ..base import empty
+from ..paged.kernel import parts, unite
 from ..triton_parts import LOG2E, dot, native
+from .reference import TILE
 
 _CHANNELS = 32
 _BLOCK = 64
+_ROWS = 16  # the least that tl.dot takes
 
 
 def encode(
@@ -35,6 +38,34 @@ def run_ids(k: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
         k.contiguous(), limit.float().contiguous(), ids, n, n_kv, d, D=triton.next_power_of_2(d)
     )
     return ids
+
+
+def attend_packed(
+    q: torch.Tensor,
+    words: torch.Tensor,
+    first: torch.Tensor,
+    values: torch.Tensor,
+    tiles: torch.Tensor,
+    v_cache: torch.Tensor,
+    slots: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `reference.attend_packed`: keys are put together tile by tile, and written nowhere."""
+    batch, n_heads, d = q.shape
+    n_kv, d_v, width = words.shape[1], v_cache.shape[2], tiles.shape[1]
+    n_parts = parts(batch * n_kv, width * TILE, q)
+    part = triton.cdiv(width, n_parts)
+    o_part = empty(batch, n_heads, n_parts, d_v, dtype=torch.float32, device=q.device)
+    m_part = empty(batch, n_heads, n_parts, dtype=torch.float32, device=q.device)
+    group = n_heads // n_kv
+    _packed_kernel[(batch, n_kv, n_parts)](
+        q.contiguous(), words.contiguous(), first.contiguous(), values, tiles.contiguous(), v_cache,
+        slots.contiguous(), o_part, m_part, scale * LOG2E, width, part, d, d_v, n_heads, n_kv, n_parts,
+        v_cache.stride(0), v_cache.stride(1), G=group, ROWS=max(_ROWS, triton.next_power_of_2(group)),
+        TILE=TILE, D=max(16, triton.next_power_of_2(d)), D_V=max(16, triton.next_power_of_2(d_v)),
+        NATIVE=native(),
+    )  # fmt: skip
+    return unite(o_part, m_part, q.dtype)
 
 
 def hybrid_attention(
@@ -89,6 +120,57 @@ def _runs_kernel(k, limit, ids, n, n_kv, d, D: tl.constexpr):
         r = tl.where(left > 0, now, r)
         current += left
         tl.store(ids + h * n + t, current)
+
+
+@triton.jit
+def _packed_kernel(
+    q, words, first, values, tiles, v_cache, slots, o_part, m_part, scale, width, part,
+    d, d_v, n_heads, n_kv, n_parts, v_s, v_h,
+    G: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr,
+    NATIVE: tl.constexpr,
+):  # fmt: skip
+    b, g, p = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    row, dim, dim_v, t = tl.arange(0, ROWS), tl.arange(0, D), tl.arange(0, D_V), tl.arange(0, TILE)
+    head = g * G + row
+    q_tile = tl.load(
+        q + (b * n_heads + head[:, None]) * d + dim[None, :],
+        mask=(row < G)[:, None] & (dim < d)[None, :], other=0.0,
+    )  # fmt: skip
+    top = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, D_V], tl.float32)
+    for i in range(p * part, tl.minimum((p + 1) * part, width)):
+        tile = tl.load(tiles + b * width + i).to(tl.int64)
+        slot = tl.load(slots + (b * width + i) * TILE + t).to(tl.int64)
+        there = tl.where(tile >= 0, slot, -1) >= 0
+        own = tl.maximum(tile, 0) * n_kv + g
+        word = tl.load(words + own * d + dim, mask=dim < d, other=0)
+        begin = tl.load(first + own)
+        bit = ((word[None, :] >> t[:, None].to(tl.int64)) & 1).to(tl.int32)
+        of_channel = tl.sum(bit, 0)
+        place = (tl.cumsum(of_channel, 0) - of_channel)[None, :] + tl.cumsum(bit, 0) - 1
+        k_mask = there[:, None] & (dim < d)[None, :]
+        k = tl.load(values + begin + place, mask=k_mask, other=0.0)
+        s = dot(q_tile, tl.trans(k), NATIVE) * scale
+        s = tl.where(there[None, :], s, float("-inf"))
+        new_top = tl.maximum(top, tl.max(s, 1))
+        base = tl.where(new_top == float("-inf"), 0.0, new_top)
+        w = tl.exp2(s - base[:, None])
+        fade = tl.exp2(top - base)
+        v = tl.load(
+            v_cache + slot[:, None] * v_s + g * v_h + dim_v[None, :],
+            mask=there[:, None] & (dim_v < d_v)[None, :], other=0.0,
+        )  # fmt: skip
+        acc = acc * fade[:, None] + dot(w.to(v.dtype), v, NATIVE)
+        total = total * fade + tl.sum(w, 1)
+        top = new_top
+    out = (b * n_heads + head) * n_parts + p
+    safe = tl.where(total == 0, 1.0, total)
+    tl.store(m_part + out, top + tl.log2(safe), mask=row < G)
+    tl.store(
+        o_part + out[:, None] * d_v + dim_v[None, :], acc / safe[:, None],
+        mask=(row < G)[:, None] & (dim_v < d_v)[None, :],
+    )  # fmt: skip
 
 
 @triton.jit

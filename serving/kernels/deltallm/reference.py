@@ -8,6 +8,9 @@ tokens that stay within Θ of the first of their run share its key, and then, ex
 
     Σ_j softmax_j(c q·k̂_j) v_j = Σ_a softmax_a(c q·r_a + ln m_a) v̄_a      over runs a of m_a tokens
 
+Or the keys k̂ are stored packed, as a bit for each channel of each token and what it changed to; no token is
+left out, and bytes are saved.
+
 Source: "DeltaLLM: A Training-Free Framework Exploiting Temporal Sparsity for Efficient Edge LLM Inference",
 arXiv 2507.19608; thresholds, windows and the form of runs are this project's.
 """
@@ -26,6 +29,28 @@ class Runs(NamedTuple):
     k: torch.Tensor
     v: torch.Tensor
     mass: torch.Tensor
+
+
+TILE = 64
+"""Tokens in a tile of packed keys: the bits of a word."""
+
+
+class Packed(NamedTuple):
+    """k̂ as what changed, in tiles of TILE tokens, each of which can be read alone.
+
+    words int64 [tiles, kv_heads, head_dim]: bit t says that the channel changed at the tile's token t; at the
+    first all count as changed. values [changed]: to what, channel after channel, in the order of the tokens.
+    first int64 [tiles, kv_heads]: where in `values` those of a tile and head begin.
+    """
+
+    words: torch.Tensor
+    first: torch.Tensor
+    values: torch.Tensor
+
+    @property
+    def n_bytes(self) -> int:
+        """What takes the place of the keys."""
+        return sum(x.numel() * x.element_size() for x in self)
 
 
 class Sparsity(NamedTuple):
@@ -119,6 +144,68 @@ def extend_runs(runs: Runs, k: torch.Tensor, v: torch.Tensor, ids: torch.Tensor)
     keys[rows, at[rows, tokens]] = k[tokens, rows]
     mean = total / mass.clamp_min(1)[..., None]
     return Runs(keys.transpose(0, 1), mean.transpose(0, 1).to(v.dtype), mass)
+
+
+def pack(approximate: torch.Tensor, changed: torch.Tensor) -> Packed:
+    """k̂ and what changed, as `encode` gives them, packed; the last tile is filled up with its last token."""
+    n, n_kv, d = approximate.shape
+    empty = -n % TILE
+
+    def tiles(x: torch.Tensor) -> torch.Tensor:
+        """[tiles, kv_heads, head_dim, TILE]."""
+        more = x.new_zeros(empty, n_kv, d)
+        return torch.cat([x, more]).view(-1, TILE, n_kv, d).permute(0, 2, 3, 1).contiguous()
+
+    bits = tiles(changed)
+    bits[..., 0] = True
+    counts = bits.sum((2, 3))
+    first = (counts.flatten().cumsum(0) - counts.flatten()).view_as(counts)
+    words = (bits.long() << torch.arange(TILE, device=bits.device)).sum(-1)
+    return Packed(words, first, tiles(approximate)[bits])
+
+
+def unpack(packed: Packed) -> torch.Tensor:
+    """k̂ [tiles · TILE, kv_heads, head_dim], bit for bit what was packed."""
+    words, first, values = packed
+    bits = (words[..., None] >> torch.arange(TILE, device=words.device)) & 1
+    of_channel = bits.sum(-1)
+    before = of_channel.cumsum(-1) - of_channel
+    at = first[..., None, None] + before[..., None] + bits.cumsum(-1) - 1
+    return values[at].permute(0, 3, 1, 2).flatten(0, 1)
+
+
+def attend_packed(
+    q: torch.Tensor,
+    words: torch.Tensor,
+    first: torch.Tensor,
+    values: torch.Tensor,
+    tiles: torch.Tensor,
+    v_cache: torch.Tensor,
+    slots: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of q [batch, heads, head_dim] over packed keys and whole values.
+
+    words, first, values as in Packed; tiles int [batch, width]: the tiles of each sequence, negative for
+    none. v_cache [slots, kv_heads, head_dim]; slots int [batch, width · TILE]: where the value of each of the
+    tiles' tokens lies, negative for a token that is none. Returns o as q, and the natural log-sum-exp [batch,
+    heads], float32 or wider. A row without tokens gives o = 0 and -inf.
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    k = unpack(Packed(words, first, values)).to(wide)
+    batch, n_heads, _ = q.shape
+    group = n_heads // words.shape[1]
+    o = q.new_zeros(batch, n_heads, v_cache.shape[2], dtype=wide)
+    lse = q.new_full((batch, n_heads), -torch.inf, dtype=wide)
+    token = tiles.long()[..., None] * TILE + torch.arange(TILE, device=q.device)
+    there = (slots >= 0) & (tiles >= 0).repeat_interleave(TILE, 1)
+    for b in range(batch):
+        k_at, v_at = token[b].flatten()[there[b]], slots[b][there[b]].long()
+        for h in range(n_heads if len(v_at) else 0):
+            s = k[k_at, h // group] @ q[b, h].to(wide) * scale
+            lse[b, h] = torch.logsumexp(s, 0)
+            o[b, h] = torch.softmax(s, 0) @ v_cache[v_at, h // group].to(wide)
+    return o.to(q.dtype), lse
 
 
 def hybrid_attention(

@@ -28,12 +28,10 @@ def decode(
     n_kv, d_v, width = k_cache.shape[1], v_cache.shape[2], slots.shape[2]
     q, slots = q.contiguous(), slots.contiguous()
     weighed = q if bias is None else bias.float().contiguous()  # something to point to
-    n_parts = _parts(batch * n_kv, width, q)
+    n_parts = parts(batch * n_kv, width, q)
     part = triton.cdiv(triton.cdiv(width, n_parts), _BLOCK) * _BLOCK
     o_part = empty(batch, n_heads, n_parts, d_v, dtype=torch.float32, device=q.device)
     m_part = empty(batch, n_heads, n_parts, dtype=torch.float32, device=q.device)
-    o = empty(batch, n_heads, d_v, dtype=q.dtype, device=q.device)
-    lse = empty(batch, n_heads, dtype=torch.float32, device=q.device)
     group = n_heads // n_kv
     dims = {"D": triton.next_power_of_2(d), "D_V": triton.next_power_of_2(d_v)}
     _parts_kernel[(batch, n_kv, n_parts)](
@@ -44,15 +42,27 @@ def decode(
         G=group, ROWS=max(_ROWS, triton.next_power_of_2(group)), BLOCK=_BLOCK, NATIVE=native(),
         BIAS=bias is not None, **dims,
     )  # fmt: skip
+    return unite(o_part, m_part, q.dtype)
+
+
+def unite(
+    o_part: torch.Tensor, m_part: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention over all parts from that over each: o_part [batch, heads, parts, head_dim], and the log2 of
+    the sum of exponentials, m_part [batch, heads, parts]. Returns o, and the natural log-sum-exp."""
+    batch, n_heads, n_parts, d_v = o_part.shape
+    o = empty(batch, n_heads, d_v, dtype=dtype, device=o_part.device)
+    lse = empty(batch, n_heads, dtype=torch.float32, device=o_part.device)
     _unite_kernel[(batch, n_heads)](
         o_part, m_part, o, lse, n_parts, d_v, n_heads, LN2,
-        PARTS=triton.next_power_of_2(n_parts), D_V=dims["D_V"],
+        PARTS=triton.next_power_of_2(n_parts), D_V=triton.next_power_of_2(d_v),
     )  # fmt: skip
     return o, lse
 
 
-def _parts(n_rows: int, width: int, q: torch.Tensor) -> int:
-    """Enough programs to fill the device, and no part shorter than four blocks."""
+def parts(n_rows: int, width: int, q: torch.Tensor) -> int:
+    """In how many parts each of `n_rows` lists of `width` is read: enough programs to fill the device, and no
+    part shorter than four blocks."""
     n_units = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 4
     return max(1, min(triton.cdiv(width, 4 * _BLOCK), triton.cdiv(2 * n_units, n_rows), 128))
 

@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: make test-sglang runs this")
 
-from abduce.serving.kernels import deltallm  # noqa: E402
+from abduce.serving.kernels import deltallm, paged  # noqa: E402
 from abduce.serving.kernels.deltallm import reference  # noqa: E402
 
 
@@ -104,6 +104,67 @@ def test_runs_are_attention_over_the_approximate_keys():
         s = q[:, h] @ approximate.T * 0.125
         torch.testing.assert_close(out[:, h], torch.softmax(s, -1) @ v[:, h // 2], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(lse[:, h], torch.logsumexp(s, -1), rtol=1e-12, atol=1e-12)
+
+
+def packed_keys(n=150, n_kv=2, theta=0.5):
+    k = slow(n, n_kv)
+    approximate, changed, _ = deltallm.encode(k, deltallm.thresholds(k, theta), 4)
+    return approximate, changed, deltallm.pack(approximate, changed)
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 150])
+def test_packed_keys_come_back_to_the_bit(n):
+    approximate, changed, packed = packed_keys(n)
+    back = deltallm.unpack(packed)
+    assert torch.equal(back[:n], approximate)
+    assert (back[n:] == approximate[-1]).all()
+    begins = changed.clone()
+    begins[:: deltallm.TILE] = True  # a tile begins with whole keys
+    assert len(packed.values) == begins.sum()
+
+
+def test_tiles_that_were_packed_apart_are_those_of_the_whole():
+    approximate, changed, whole = packed_keys(190)
+    apart = [deltallm.pack(approximate[i : i + 64], changed[i : i + 64]) for i in range(0, 190, 64)]
+    assert torch.equal(torch.cat([each.words for each in apart]), whole.words)
+    assert torch.equal(torch.cat([each.values for each in apart]), whole.values)
+
+
+def test_packing_saves_the_bytes_of_what_did_not_change():
+    k = torch.randn(512, 2, 128, generator=rng(3)).bfloat16()
+    changed = torch.rand(512, 2, 128, generator=rng(4)) > 0.6
+    dense, n_tiles = k.numel() * 2, 512 // deltallm.TILE
+    begins = changed.clone()
+    begins[:: deltallm.TILE] = True
+    of_bits = k.numel() // 8 + n_tiles * 2 * 8  # and where each tile and head begins
+    assert deltallm.pack(k, changed).n_bytes == of_bits + 2 * int(begins.sum())
+    assert deltallm.pack(k, changed).n_bytes < 0.5 * dense
+
+
+def test_a_step_over_packed_keys_and_a_window_is_the_last_row_of_the_hybrid():
+    n, local, n_sink = 150, 20, 4
+    approximate, _, packed = packed_keys(n)
+    k, g = slow(n, 2), rng(11)
+    q, v = (torch.randn(n, heads, 64, generator=g, dtype=torch.float64) for heads in (6, 2))
+    exact = deltallm.hybrid_attention(q, k, approximate, v, local, n_sink, 0.125)[-1:]
+    place = torch.arange(packed.words.shape[0] * deltallm.TILE)
+    near = (place < n_sink) | (place >= n - local)
+    far = torch.where(near, -1, place)[None]
+    tiles = torch.arange(len(packed.words))[None]
+    parts = deltallm.attend_packed(q[-1:], packed, tiles, v, far, 0.125)
+    listed = place[:n][near[:n]][None, None]
+    out, _ = paged.merge(*parts, *paged.decode(q[-1:], k, v, listed, 0.125))
+    torch.testing.assert_close(out, exact, rtol=1e-12, atol=1e-12)
+
+
+def test_nothing_that_is_listed_gives_nothing():
+    _, _, packed = packed_keys(64)
+    v, q = torch.randn(64, 2, 8).double(), torch.randn(1, 2, 64).double()
+    none = torch.full((1, 64), -1)
+    for tiles, slots in ((torch.zeros(1, 1).int(), none), (none[:, :1], torch.arange(64)[None])):
+        out, lse = deltallm.attend_packed(q, packed, tiles, v, slots, 0.125)
+        assert (out == 0).all()
+        assert torch.isneginf(lse).all()
 
 
 @pytest.mark.parametrize("part", [1, 7, 30])
