@@ -1,29 +1,35 @@
 """Time of each kernel against what the machine can do at best, behind a check that it is right.
 
     make bench-gpu            all kernels on the GPU here; writes benchmarks/results/kernels-DEVICE.md
-    python benchmarks/kernels.py --only paged,ems --device cpu --small
+    python benchmarks/kernels.py --only paged,ems
 
-Needs torch and triton, and nothing else. Ceilings are measured in the same run: the rate of a large copy and
-of a large bfloat16 product. "floor" is the time that the kernel's least bytes or multiply-adds take at these
-rates, whichever is longer; "share" is floor / time. A kernel that disagrees with its float64 reference has no
-time.
+Without a GPU the kernels run in Triton's interpreter, on their largest test case: whether they are right, and
+nothing about their time. Needs torch and triton, and nothing else.
+
+Ceilings are measured in the same run: the rate of a large copy and of a large bfloat16 product. "floor" is
+the time that the kernel's least bytes or multiply-adds take at these rates, whichever is longer; "share" is
+floor / time. A kernel that disagrees with its float64 reference, or whose gradients do, has no time;
+gradients are a row of their own, timed with the forward before them.
 """
 
 import argparse
 import datetime
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from abduce.serving.kernels import kernels
-from abduce.serving.kernels.base import Kernel, disagreement
+from abduce.serving.kernels.base import Kernel, disagreement, gradient_disagreement
 
 
 def seconds(call: Callable[[], Any], device: torch.device, repeats: int) -> float:
@@ -59,13 +65,48 @@ def ceilings(device: torch.device) -> tuple[float, float]:
     return copy, 2 * n**3 / seconds(lambda: a @ a, device, 10)
 
 
-def row(kernel: Kernel, device: torch.device, copy: float, product: float, small: bool) -> list[str]:
-    """One line of the table: red kernels have no time."""
+def gradients(function: Callable[..., Any], call: dict[str, Any], by: tuple[str, ...]) -> Callable[[], Any]:
+    """The function and its gradients, as a call without arguments."""
+    call = {**call, **{name: call[name].detach().requires_grad_() for name in by}}
+
+    def both() -> Any:
+        total = function(**call).float().sum()
+        return torch.autograd.grad(total, [call[name] for name in by], allow_unused=True)
+
+    return both
+
+
+def rows(
+    kernel: Kernel, device: torch.device, copy: float, product: float, small: bool
+) -> Iterator[list[str]]:
+    """The kernel's line of the table, and that of its gradients: red kernels have no time."""
     wrong = max(disagreement(kernel, case) for dtype in kernel.dtypes for case in kernel.cases(dtype, device))
+    call = [*kernel.cases(kernel.dtypes[0], device)][-1] if small or not wrong <= 1 else kernel.large(device)
+    yield row(kernel, device, wrong, call, (copy, product), small)
+    if kernel.gradients:
+        off = max(gradient_disagreement(kernel, case) for case in kernel.cases(torch.float32, device))
+        name = f"{kernel.name}: forward and gradients"
+        if not off <= 1:
+            yield [name, f"**wrong** ({off:.1f} tolerances)", "", "", "", ""]
+            return
+        by, repeats = kernel.gradients, 5 if small else 20
+        taken = seconds(gradients(kernel.fast, call, by), device, repeats)
+        peers = {
+            peer: seconds(gradients(function, call, by), device, repeats)
+            for peer, function in kernel.peers.items()
+        }
+        told = "; ".join(f"{peer} {time * 1e6:.0f} µs" for peer, time in peers.items())
+        yield [name, f"{off:.2f}", f"{taken * 1e6:.0f} µs", "", "", told or "none"]
+
+
+def row(
+    kernel: Kernel, device: torch.device, wrong: float, call: dict[str, Any], rates: tuple[float, float],
+    small: bool,
+) -> list[str]:  # fmt: skip
+    """A kernel's line; rates are those of `ceilings`."""
     if not wrong <= 1:
         return [kernel.name, f"**wrong** ({wrong:.1f} tolerances)", "", "", "", ""]
-    dtype = kernel.dtypes[0]
-    call = [*kernel.cases(dtype, device)][-1] if small else kernel.large(device)
+    copy, product = rates
     n_bytes, flops = kernel.work(call)
     taken = seconds(lambda: kernel.fast(**call), device, 5 if small else 20)
     floor = max(n_bytes / copy, flops / product)
@@ -96,6 +137,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="time the largest test case instead")
     chosen = parser.parse_args()
     device = torch.device(chosen.device)
+    chosen.small |= device.type == "cpu"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, Triton's interpreter"
     copy, product = ceilings(device)
     commit = subprocess.run(
@@ -113,8 +155,9 @@ def main() -> None:
     for kernel in kernels():
         if wanted and not any(kernel.name == part or kernel.name.startswith(f"{part}.") for part in wanted):
             continue
-        lines.append(f"| {' | '.join(row(kernel, device, copy, product, chosen.small))} |")
-        print(lines[-1], flush=True)
+        for line in rows(kernel, device, copy, product, chosen.small):
+            lines.append(f"| {' | '.join(line)} |")
+            print(lines[-1], flush=True)
     if device.type == "cuda":
         file = Path(__file__).parent / "results" / f"kernels-{name.replace(' ', '-').lower()}.md"
         file.parent.mkdir(exist_ok=True)

@@ -1,12 +1,13 @@
-"""ActQKV: which pages of the cache a step reads, by a probe query; formulas in `reference.py`.
+"""ActQKV: which pages of the cache a step, or a window of a prompt, reads, by a probe query.
 
-Chooses Triton where it runs, else the reference.
+Formulas are in `reference.py`. Chooses Triton where it runs, else the reference.
 """
 
 import torch
 
 from ..base import form
 from . import reference
+from .prompt import retrieve
 from .reference import activation_bias, effective_pages, layer_budgets, page_means, select, slots_of
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "page_means",
     "page_scores",
     "probe_query",
+    "retrieve",
     "select",
     "slots_of",
 ]

@@ -5,10 +5,12 @@
     σ_b = Σ_h q*_h · r_b,h                        the score of page b
     k_l ∝ exp(H(softmax(σ^l / (√d H)))), Σ_l k_l = L k    the pages of layer l
 
-Nothing is evicted or changed; the selection says which pages a step reads. Source: "Activation-aware
-Probe-Query", arXiv 2502.13542; its formulas are reconstructed (AB from the deviation squared over the
-variance, as in the authors' earlier work), the blocks from InfLLM, arXiv 2402.04617.
+Nothing is evicted or changed; the selection says which pages a step, or a window of a prompt, reads. Source:
+"Activation-aware Probe-Query", arXiv 2502.13542; its formulas are reconstructed (AB from the deviation
+squared over the variance, as in the authors' earlier work), the blocks from InfLLM, arXiv 2402.04617.
 """
+
+from itertools import pairwise
 
 import torch
 
@@ -87,6 +89,48 @@ def slots_of(
     position = selected[..., None] * page_size + within
     there = (selected[..., None] >= 0) & (position < seq_lens[:, None, None])
     return torch.where(there, pages[..., None] * page_size + within, -1).flatten(1).unsqueeze(1)
+
+
+def retrieve(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, *,
+    window: int, page: int, n_best: int, n_first: int, n_local: int, power: float = 1.0,
+) -> torch.Tensor:  # fmt: skip
+    """Causal attention of a prompt, each window of queries reading what its probe finds: o as q.
+
+    q [n_q, heads, head_dim] at the last n_q of n positions; k, v [n, kv_heads, head_dim]. A window ends where
+    its last position + 1 is a multiple of `window`, and where q ends. It reads the first `n_first` pages, the
+    `n_best` that score best (of equal ones the lower), the `n_local` tokens before it, rounded up to a page's
+    border, and, causally, itself.
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    (n_q, n_heads, d), (n, n_kv, _) = q.shape, k.shape
+    filled = torch.full((n // page,), page, device=q.device)
+    means = page_means(k[: n // page * page].view(-1, page, n_kv, d), filled)
+    logits = (
+        torch.einsum("ihd,jhd->hij", q.to(wide), k.to(wide).repeat_interleave(n_heads // n_kv, 1)) * scale
+    )
+    seen = torch.zeros(n_q, n, dtype=torch.bool, device=q.device)
+    for first, end in windows(n - n_q, n, window):
+        local = max(first - n_local, 0) // page
+        rows = seen[first - n + n_q : end - n + n_q]
+        rows[:, : min(n_first, local) * page] = True
+        rows[:, local * page : end] = torch.ones(end - first, end - local * page, device=q.device).tril(
+            first - local * page
+        ) > 0  # fmt: skip
+        places = torch.arange(n_first, max(local, n_first), device=q.device)
+        probe = probe_query(q[first - n + n_q : end - n + n_q].flatten(1), power).view(1, n_heads, d)
+        scores = page_scores(probe, means, places[None])[0]
+        for best in scores.sort(descending=True, stable=True).indices[:n_best] + n_first:
+            rows[:, best * page : (best + 1) * page] = True
+    p = torch.softmax(logits.masked_fill(~seen, -torch.inf), -1)
+    return torch.einsum("hij,jhd->ihd", p, v.to(wide).repeat_interleave(n_heads // n_kv, 1)).to(q.dtype)
+
+
+def windows(first: int, end: int, window: int) -> list[tuple[int, int]]:
+    """The windows of positions from `first` up to `end`: borders are multiples of `window`, wherever it
+    begins."""
+    borders = [first, *range(first // window * window + window, end, window), end]
+    return list(pairwise(borders))
 
 
 def effective_pages(scores: torch.Tensor, n_heads: int, head_dim: int) -> torch.Tensor:

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from ..base import Kernel, Work
-from . import kernel, reference
+from ..base import Kernel, Work, dense
+from . import kernel, prompt, reference
 
 
 def _window(
@@ -44,6 +44,54 @@ def _tables(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, Any]
         yield _pages(dtype, device, 3, width, n_kv, group, d)
 
 
+def _prompt(
+    dtype: torch.dtype, device: torch.device, n_q: int, n: int, n_kv: int, group: int, d: int, **sizes: int
+) -> dict[str, Any]:
+    """Keys in groups of a page; each window of queries looks for one, so that rounding changes no choice."""
+    rng = torch.Generator().manual_seed(n + d)
+    page, window = sizes["page"], sizes["window"]
+    around = torch.randn(n // page + 1, n_kv, d, generator=rng)
+    k = around.repeat_interleave(page, 0)[:n] + 0.3 * torch.randn(n, n_kv, d, generator=rng)
+    wanted = torch.randint(0, len(around), (n // window + 1,), generator=rng)
+    q = around[wanted].repeat_interleave(window, 0)[n - n_q : n].repeat_interleave(group, 1)
+    return {
+        "q": (q + torch.randn(n_q, n_kv * group, d, generator=rng)).to(device, dtype),
+        "k": k.to(device, dtype),
+        "v": torch.randn(n, n_kv, d, generator=rng).to(device, dtype),
+        "scale": d**-0.5,
+        **sizes,
+    }
+
+
+def _prompts(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, Any]]:
+    for n_q, n, n_kv, group, d, n_best in [
+        (1, 1, 1, 1, 16, 1),
+        (100, 100, 2, 3, 63, 1),
+        (63, 130, 1, 4, 32, 2),
+    ]:
+        yield _prompt(
+            dtype, device, n_q, n, n_kv, group, d, window=20, page=8, n_best=n_best, n_first=1, n_local=9
+        )
+
+
+def _large_prompt(device: torch.device) -> dict[str, Any]:
+    sizes = {"window": 512, "page": 64, "n_best": 16, "n_first": 2, "n_local": 1024}
+    return _prompt(torch.bfloat16, device, 16384, 16384, 8, 4, 128, **sizes)
+
+
+def _prompt_work(a: Mapping[str, Any]) -> Work:
+    (n_q, n_heads, d), (n, n_kv, _) = a["q"].shape, a["k"].shape
+    n_read = pairs = 0
+    for first, end in reference.windows(n - n_q, n, a["window"]):
+        local = max(first - a["n_local"], 0) // a["page"]
+        n_pages = min(local, a["n_first"] + a["n_best"])
+        behind = n_pages * a["page"] + first - local * a["page"]
+        n_read += behind + end - first
+        pairs += (end - first) * behind + (end - first) * (end - first + 1) // 2
+    moved = 2 * a["q"].numel() + 2 * n_read * n_kv * d
+    return Work(moved * a["q"].element_size(), 4.0 * n_heads * d * pairs)
+
+
 def _window_work(a: Mapping[str, Any]) -> Work:
     return Work(a["x"].numel() * a["x"].element_size(), 7 * a["x"].numel())
 
@@ -71,5 +119,14 @@ KERNELS = (
         lambda device: _pages(torch.bfloat16, device, 16, 1024, 8, 4, 128),
         _pages_work,
         peers={"torch": reference.page_scores},
+    ),
+    Kernel(
+        "actqkv.retrieve",
+        reference.retrieve,
+        prompt.retrieve,
+        _prompts,
+        _large_prompt,
+        _prompt_work,
+        peers={"every key (SDPA)": dense},
     ),
 )

@@ -7,7 +7,7 @@ import torch
 
 from ..base import form
 from . import reference
-from .reference import Config, Entries, classify, global_local_score
+from .reference import Config, Entries, classify, global_local_score, pooled
 
 __all__ = [
     "Config",
@@ -17,6 +17,7 @@ __all__ = [
     "column_sums",
     "compress",
     "global_local_score",
+    "pooled",
     "score",
 ]
 
@@ -24,7 +25,7 @@ __all__ = [
 def score(q: torch.Tensor, k: torch.Tensor, config: Config, scale: float) -> torch.Tensor:
     """s [kv_heads, n] of the keys k [n, kv_heads, head_dim], by the last queries q [n_q, heads, head_dim]."""
     global_, local = column_sums(q, k, config.window, scale)
-    return global_local_score(global_, local, len(q))
+    return pooled(global_local_score(global_, local, len(q)), config.pool)
 
 
 def column_sums(

@@ -27,6 +27,7 @@ class Config:
     rho: int = 8  # at most (ρ - 1) · M tokens are merged
     merge_keys: bool = True
     mass_bias: bool = False  # add ln(class size) to a centre's logits
+    pool: int = 1  # a score becomes the largest of so many neighbours'; SnapKV's practice has 5
 
     def __post_init__(self) -> None:
         if not 0 < self.window < self.budget:
@@ -35,6 +36,8 @@ class Config:
             )
         if self.rho < 1 or not 0 < self.gamma <= 1 or self.tail < 1:
             raise ValueError("EMS: write rho >= 1, 0 < gamma <= 1 and tail >= 1")
+        if self.pool < 1 or self.pool % 2 == 0:
+            raise ValueError(f"EMS: write an odd pool >= 1, got {self.pool}")
 
     @property
     def n_centres(self) -> int:
@@ -91,6 +94,11 @@ def global_local_score(global_: torch.Tensor, local: torch.Tensor, n_queries: in
     if not torch.isfinite(s).all():
         raise ValueError("EMS: a score is not finite; the attention that it sums holds NaN or infinity")
     return s
+
+
+def pooled(s: torch.Tensor, pool: int) -> torch.Tensor:
+    """The largest score among each token and its (pool - 1)/2 neighbours on both sides, as s."""
+    return torch.nn.functional.max_pool1d(s[None], pool, stride=1, padding=pool // 2)[0] if pool > 1 else s
 
 
 def classify(s: torch.Tensor, config: Config) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,6 +5,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: make test-sglang runs this")
 
 from abduce.serving.kernels import actqkv, paged  # noqa: E402
+from abduce.serving.kernels.actqkv import reference  # noqa: E402
 
 
 def rng(seed=0):
@@ -159,3 +160,79 @@ def test_a_page_stands_for_its_own_keys_alone():
     assert torch.equal(scores[1:2], alone)
     assert torch.equal(keys, before[0])
     assert torch.equal(values, before[1])
+
+
+# ---------------------------------------------------------------- a prompt, window by window
+
+SIZES = {"window": 12, "page": PAGE, "n_first": 1, "n_local": 9}
+
+
+def prompt(n=90, seed=3):
+    g = rng(seed)
+    q = torch.randn(n, N_KV * GROUP, D, generator=g, dtype=torch.float64)
+    k, v = (torch.randn(n, N_KV, D, generator=g, dtype=torch.float64) for _ in range(2))
+    return q, k, v
+
+
+def causal(q, k, v, mask=None):
+    wide = (x.repeat_interleave(GROUP, 1) for x in (k, v))
+    heads_first = (x.transpose(0, 1)[None] for x in (q, *wide))
+    seen = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q)) if mask is None else mask
+    out = torch.nn.functional.scaled_dot_product_attention(*heads_first, attn_mask=seen)
+    return out[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize("n_q", [90, 41, 1])
+def test_a_prompt_that_retrieves_every_page_is_read_exactly(n_q):
+    q, k, v = prompt()
+    for fast in (actqkv.retrieve, reference.retrieve):
+        out = fast(q[-n_q:], k, v, D**-0.5, n_best=99, **SIZES)
+        torch.testing.assert_close(out, causal(q[-n_q:], k, v))
+
+
+@pytest.mark.parametrize("n_q", [90, 41, 1])
+@pytest.mark.parametrize("n_best", [0, 1, 3])
+def test_what_is_gathered_is_what_is_not_masked(n_q, n_best):
+    q, k, v = prompt()
+    got = actqkv.retrieve(q[-n_q:], k, v, D**-0.5, n_best=n_best, **SIZES)
+    wanted = reference.retrieve(q[-n_q:], k, v, D**-0.5, n_best=n_best, **SIZES)
+    torch.testing.assert_close(got, wanted)
+    assert (got - causal(q[-n_q:], k, v)).abs().max() > 0.01
+
+
+def test_each_window_reads_what_its_own_queries_look_for():
+    """By hand: the first page, the best two of the rest by the window's probe, the window's surroundings."""
+    q, k, v = prompt()
+    seen = torch.zeros(90, 90, dtype=torch.bool)
+    pages = k[:88].view(22, PAGE, N_KV, D).mean(1)
+    for first in range(0, 90, 12):
+        end, local = min(first + 12, 90), max(first - 9, 0) // PAGE * PAGE
+        probe = actqkv.probe_query(q[first:end].flatten(1)).view(N_KV, GROUP, D).sum(1)
+        order = sorted(range(1, local // PAGE), key=lambda p: -float((pages[p] * probe).sum()))
+        for i in range(first, end):
+            seen[i, local : i + 1] = True
+            for p in {0, *order[:2]} if local else ():
+                seen[i, p * PAGE : (p + 1) * PAGE] = True
+    got = actqkv.retrieve(q, k, v, D**-0.5, n_best=2, **SIZES)
+    torch.testing.assert_close(got, causal(q, k, v, seen))
+
+
+def test_windows_keep_their_borders_wherever_a_part_begins():
+    """So a prompt read in parts that end at borders is read as at once."""
+    q, k, v = prompt()
+    whole = actqkv.retrieve(q, k, v, D**-0.5, n_best=2, **SIZES)
+    parts = [
+        actqkv.retrieve(q[a:b], k[:b], v[:b], D**-0.5, n_best=2, **SIZES) for a, b in [(0, 48), (48, 90)]
+    ]
+    torch.testing.assert_close(torch.cat(parts), whole)
+    assert reference.windows(5, 30, 12) == [(5, 12), (12, 24), (24, 30)]
+    assert reference.windows(12, 24, 12) == [(12, 24)]
+
+
+def test_no_power_is_the_mean_query_of_infllm():
+    q, k, v = prompt()
+    q[5::12] *= 4  # a token of each window that deviates
+    plain = actqkv.retrieve(q, k, v, D**-0.5, n_best=1, power=0.0, **SIZES)
+    weighed = actqkv.retrieve(q, k, v, D**-0.5, n_best=1, **SIZES)
+    assert not torch.allclose(plain, weighed)
+    torch.testing.assert_close(plain, reference.retrieve(q, k, v, D**-0.5, n_best=1, power=0.0, **SIZES))

@@ -15,6 +15,7 @@ INTERPRETED = pytest.mark.skipif(
     not triton.knobs.runtime.interpret,
     reason="set TRITON_INTERPRET=1 to run kernels on the CPU: make test-sglang",
 )
+DIFFERENTIABLE = [name for name, kernel in ALL.items() if kernel.gradients]
 MATRIX = [(name, dtype) for name, kernel in ALL.items() for dtype in kernel.dtypes]
 IDS = [f"{name}-{str(dtype).removeprefix('torch.')}" for name, dtype in MATRIX]
 
@@ -29,7 +30,7 @@ def test_it_equals_its_reference(name, dtype):
 
 
 @INTERPRETED
-@pytest.mark.parametrize("name", [name for name, kernel in ALL.items() if kernel.gradients])
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_its_gradient_is_that_of_the_reference(name):
     for case in ALL[name].cases(torch.float32, CPU):
         assert gradient_disagreement(ALL[name], case) <= 1
@@ -41,6 +42,14 @@ def test_its_gradient_is_that_of_the_reference(name):
 def test_it_equals_its_reference_on_a_gpu(name, dtype):
     for case in ALL[name].cases(dtype, torch.device("cuda")):
         assert disagreement(ALL[name], case) <= 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_GPU, reason="no GPU")
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_its_gradient_is_that_of_the_reference_on_a_gpu(name):
+    for case in ALL[name].cases(torch.float32, torch.device("cuda")):
+        assert gradient_disagreement(ALL[name], case) <= 1
 
 
 @pytest.mark.parametrize("name", ALL)

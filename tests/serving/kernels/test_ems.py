@@ -98,6 +98,15 @@ def test_the_budget_goes_to_the_best_scores():
         assert covered >= 0.98
 
 
+def test_a_score_may_be_the_largest_of_its_neighbours():
+    s = torch.tensor([[0.0, 3, 0, 0, 0, 1, 2]])
+    assert ems.pooled(s, 1) is s
+    assert ems.pooled(s, 3).tolist() == [[3, 3, 3, 0, 1, 2, 2]]
+    q, k, _ = sequence()
+    plain = ems.score(q, k, small(), SCALE)
+    assert torch.equal(ems.score(q, k, small(pool=5), SCALE), ems.pooled(plain, 5))
+
+
 def test_a_sparse_head_merges_nothing_and_a_head_without_attention_keeps_its_latest():
     s = torch.full((2, 60), 1e-9).double()
     s[0, [3, 9, 27]] = 1.0
@@ -183,7 +192,8 @@ def test_what_is_not_finite_is_told():
 
 
 @pytest.mark.parametrize(
-    "changed", [{"window": 0}, {"window": 24}, {"budget": 5}, {"rho": 0}, {"gamma": 0.0}, {"tail": 0}]
+    "changed",
+    [{"window": 0}, {"window": 24}, {"budget": 5}, {"rho": 0}, {"gamma": 0.0}, {"tail": 0}, {"pool": 4}],
 )
 def test_sizes_that_leave_nothing_are_told(changed):
     with pytest.raises(ValueError, match="EMS: write"):
