@@ -51,6 +51,7 @@ def plugin() -> Iterator[Any]:
 class Request:
     def __init__(self, rid: str, n: int, *, exact: bool = False, max_new_tokens: int = 50) -> None:
         self.rid, self.n, self.session = rid, n, None
+        self.beam_group: str | None = None
         custom = {"abduce_kv": "exact"} if exact else None
         self.sampling_params = SimpleNamespace(custom_params=custom, max_new_tokens=max_new_tokens)
         self.origin_input_ids = list(range(n))
@@ -247,10 +248,95 @@ def test_only_what_is_exact_goes_into_the_prefix_cache(
     assert plugin.kv.keep_exact(Tree.checkpoint, Tree(), request, up_to=90) == kept
 
 
+class Lender:
+    """What `release` asks of a prefix cache."""
+
+    page_size = 4
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def unlock(self, lock: Any) -> None:
+        self.told.append(lock)
+
+    def free_kv_row(self, kv: Any, ranges: list[tuple[int, int]]) -> None:
+        self.told += ranges
+
+
+def test_slots_that_no_step_will_read_are_given_back_once_and_page_by_page(plugin: Any) -> None:
+    """And a request that is read again, after a retraction, goes into the prefix cache as before."""
+    tree, request = Lender(), Request("a", 60)
+    request.kv = SimpleNamespace(cache_protected_len=56, holds_kv=True)  # type: ignore[attr-defined]
+    request.lock, request.skip_radix_cache_insert = "lock", False  # type: ignore[attr-defined]
+    assert [plugin.kv.release(tree, request, n) for n in (59, 59, 67, 67)] == [True, False, True, False]
+    assert tree.told == ["lock", (56, 64)]
+    assert (request.lock, request.skip_radix_cache_insert) == (None, True)  # type: ignore[attr-defined]
+    assert request.kv.cache_protected_len == 64  # type: ignore[attr-defined]
+    request.kv.holds_kv = False  # type: ignore[attr-defined]
+    assert not plugin.kv.release(tree, request, 80)
+    assert len(tree.told) == 2
+    mode = plugin.batch.ForwardMode
+    for now, skipped in ((mode.DECODE, True), (mode.EXTEND, False)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(plugin.kv, "_in_use", [parse("ems:release=true")])
+            plugin.kv.note(lambda *_: None, None, SimpleNamespace(reqs=[request], forward_mode=now))
+        assert request.skip_radix_cache_insert is skipped  # type: ignore[attr-defined]
+
+
+def test_room_that_was_given_back_is_looked_for_again(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = Request("a", 60)
+    request.kv = SimpleNamespace(cache_protected_len=0, holds_kv=True)  # type: ignore[attr-defined]
+    request.lock, request.skip_radix_cache_insert = "lock", False  # type: ignore[attr-defined]
+    scheduler = SimpleNamespace(tree_cache=Lender(), running_batch=SimpleNamespace(batch_is_full=True))
+    seen = []
+    for n in (8, 8, 12):
+        monkeypatch.setattr(plugin.kv, "_backends", [SimpleNamespace(n_done=lambda n=n: [(request, n)])])
+        scheduler.running_batch.batch_is_full = True
+        assert plugin.kv.give_back(lambda scheduler, batch: batch, scheduler, "batch") == "batch"
+        seen.append(scheduler.running_batch.batch_is_full)
+    assert seen == [False, True, False]
+
+
+@pytest.mark.parametrize("release", [False, True])
+def test_the_backend_tells_what_is_done_after_a_step(plugin: Any, release: bool) -> None:
+    world = World(plugin, SMALL["ems"] + (",release=true" if release else ""))
+    long, short = Request("long", 60), Request("short", 5)
+    world.open(long)
+    world.open(short)
+    world.step([long, short])
+    assert world.backend.n_done() == ([(long, 60)] if release else [])
+    assert world.backend.n_done() == []
+    assert world.backend.state()["widest"] == 2
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_rows_of_beams_beside_requests_are_exact(plugin: Any, name: str) -> None:
+    world = World(plugin, name)
+    lossy, leader = Request("lossy", 60), Request("leader", 60)
+    leader.beam_group = "group"
+    world.open(lossy)
+    world.open(leader)
+    for ours, stock in world.step([lossy, leader]):
+        assert torch.equal(ours[1:], stock[1:])
+        assert not torch.allclose(ours[0], stock[0], atol=1e-3)
+
+
+def test_prompts_may_be_read_by_what_their_windows_find(plugin: Any) -> None:
+    """Nothing differs within the budget, or for who asks for exact attention; beside another, too."""
+    world = World(plugin, SMALL["actqkv"] + ",prefill=10")
+    assert all(torch.equal(*each) for each in world.open(Request("short", 30)))
+    assert all(torch.equal(*each) for each in world.open(Request("exact", 60, exact=True)))
+    first = Request("first", 60)
+    told = [*world.open(first), *world.open(Request("second", 70), shared=first)]
+    assert all(float((ours - stock).abs().max()) > 0.01 for ours, stock in told)
+
+
 @pytest.mark.parametrize(
     ("text", "keys"),
     [
         ("deltallm", [None, "tenant", None]),
+        ("actqkv", [None, "tenant", None]),
+        ("actqkv:prefill=64", ["abduce:actqkv:prefill=64", "tenant|abduce:actqkv:prefill=64", None]),
         ("deltallm:prefill=0.5", ["abduce:deltallm:prefill=0.5", "tenant|abduce:deltallm:prefill=0.5", None]),
     ],
 )
@@ -273,6 +359,7 @@ def runner(**changed: Any) -> Any:
     args = {
         "speculative_algorithm": None, "enable_mixed_chunk": False, "disaggregation_mode": "null",
         "enable_dp_attention": False, "dcp_size": 1, "cuda_graph_config": graphs,
+        "strip_thinking_cache": False,
     }  # fmt: skip
     model = {
         "hf_text_config": SimpleNamespace(attn_logit_softcapping=changed.pop("cap", None)),
@@ -320,6 +407,7 @@ def test_a_plain_model_is_served(plugin: Any) -> None:
         ({"enable_mixed_chunk": True}, "--enable-mixed-chunk"),
         ({"disaggregation_mode": "decode"}, "--disaggregation-mode"),
         ({"kv_cache_dtype": 2}, "--kv-cache-dtype"),
+        ({"strip_thinking_cache": True}, "--strip-thinking-cache"),
         ({"device": "cuda", "graph": "full"}, "--disable-decode-cuda-graph"),
         ({"device": "cuda", "prefill_graph": "breakable"}, "--disable-prefill-cuda-graph"),
         ({"prefill_attention_backend_str": "fa3"}, "no --prefill-attention-backend"),
@@ -329,7 +417,7 @@ def test_what_is_not_served_is_refused_with_what_to_do(
     changed: dict[str, Any], told: str, plugin: Any
 ) -> None:
     with pytest.raises(ValueError, match=told):
-        plugin.kv.refuse(runner(**changed), parse("ems"))
+        plugin.kv.refuse(runner(**changed), parse("ems:release=true"))
 
 
 @pytest.mark.usefixtures("plain_model")

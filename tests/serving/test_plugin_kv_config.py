@@ -34,6 +34,8 @@ def test_sizes_are_read_by_their_kind() -> None:
         ("ems:merge_keys=1", "true or false"),
         ("deltallm:theta=x", "a number"),
         ("ems:budget=16", "0 < window < budget"),
+        ("ems:pool=4", "odd pool"),
+        ("actqkv:prefill=-1", "prefill >= 0"),
         ("actqkv:budget=8", "budget >= page"),
         ("actqkv:page=0", "page, last"),
         ("deltallm:block=0", "block >= 1"),

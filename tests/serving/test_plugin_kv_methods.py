@@ -8,8 +8,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: make test-sglang runs this")
 
 from abduce.serving.kernels import ems, paged  # noqa: E402
+from abduce.serving.sglang.plugin.kv_base import Cache, Row, Watcher  # noqa: E402
 from abduce.serving.sglang.plugin.kv_config import METHODS, ActQKV, DeltaLLM, Ems  # noqa: E402
-from abduce.serving.sglang.plugin.kv_methods import Cache, Row, Watcher, _Encoded, method_of  # noqa: E402
+from abduce.serving.sglang.plugin.kv_methods import _Encoded, method_of  # noqa: E402
 from abduce.serving.sglang.plugin.kv_side import Part, attend, attend_gathered  # noqa: E402
 
 N_KV, GROUP, D, SCALE = 2, 2, 16, 0.25
@@ -222,8 +223,45 @@ def test_duplicates_are_merged_without_loss_by_mass() -> None:
     close(out[0], pool.dense(cache, one, pool.queries[0][0, one.n - 1]))
 
 
+@pytest.mark.parametrize("mass_bias", [False, True])
+def test_an_entry_counts_as_often_as_it_stands_for_tokens_if_told_so(mass_bias: bool) -> None:
+    config = Ems(budget=24, window=8, tail=4, tau=0.1, mass_bias=mass_bias)
+    method, pool, one = method_of(config), Pool(n_layers=1, smooth=True), row(0)
+    pool.prompt(method, one, 64)
+    (out,) = pool.step(method, [one])
+    cache, slots = pool.caches[0], one.layers[0].slots
+    side, last = method.sides[0], cache.slots(one, 64, 65)
+    assert side.mass[slots].max() > 1
+    k, v = torch.cat([side.k[slots], cache.k[last]]), torch.cat([side.v[slots], cache.v[last]])
+    mass = torch.cat([side.mass[slots], torch.ones(1, N_KV)]).T
+    entries = ems.Entries(k, v, mass, mass, mass, mass)
+    wanted, _ = ems.attend(pool.queries[0][0, 64:65], entries, SCALE, mass_bias=mass_bias)
+    close(out, wanted)
+    other, _ = ems.attend(pool.queries[0][0, 64:65], entries, SCALE, mass_bias=not mass_bias)
+    assert (out - other).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("release", [False, True])
+def test_what_no_later_step_reads_may_be_told(release: bool) -> None:
+    """From then on the pool may hold anything there."""
+    config = Ems(budget=24, window=8, tail=4, tau=0.1, release=release)
+    pool, outs = Pool(), []
+    for spoil in (False, True):
+        method, one = method_of(config), row(0)
+        pool.prompt(method, one, 40)
+        assert method.n_done(one) == 0
+        for _ in range(11):
+            outs.append(pool.step(method, [one])[-1])
+            assert method.n_done(one) == (one.plan.covered if release else 0)
+            if spoil:
+                for cache in pool.caches:
+                    cache.k[cache.slots(one, 0, method.n_done(one))] = torch.nan
+                    cache.v[cache.slots(one, 0, method.n_done(one))] = torch.nan
+    assert all(torch.equal(a, b) for a, b in zip(outs[:11], outs[11:], strict=True))
+
+
 def test_the_sizes_and_defaults_are_the_kernels_own() -> None:
-    assert vars(ems.Config()) == vars(Ems())
+    assert {**vars(ems.Config()), "release": False} == vars(Ems())
 
 
 # ---------------------------------------------------------------- ActQKV
@@ -248,6 +286,23 @@ def test_the_budget_is_divided_over_the_layers_and_kept() -> None:
     shares = [one.layers[i].k for i in range(3)]
     assert sum(shares) == 12
     assert shares[0] < 4
+
+
+@pytest.mark.parametrize(("n_before", "n", "own"), [(0, 40, False), (0, 41, True), (38, 40, True)])
+def test_a_prompt_is_read_by_retrieval_where_that_leaves_something_out(
+    n_before: int, n: int, own: bool
+) -> None:
+    """Windows of 10, the first page, 4 to choose, and the pages of the 8 tokens before."""
+    sizes = {"budget": 16, "page": 4, "first": 4, "last": 8, "k_min": 1}
+    method, exact = method_of(ActQKV(**sizes, prefill=10)), method_of(ActQKV(**sizes))
+    assert method.reads_prompt(n_before, n) is own
+    assert not exact.reads_prompt(n_before, n)
+    pool = Pool(n_layers=1)
+    cache, one, q = pool.caches[0], row(0), pool.queries[0][0, n_before:n]
+    one.n = n
+    dense = [pool.dense(cache, Row(0, 1, n_before + i + 1), q[i]) for i in range(len(q))]
+    off = (method.prompt(cache, one, q) - torch.stack(dense)).abs().max()
+    assert bool(off > 1e-3) is own
 
 
 # ---------------------------------------------------------------- DeltaLLM

@@ -5,7 +5,9 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -19,7 +21,7 @@ from .test_plugin_server import CASES, ROOT, ask, entry_point, generate, ids
 pytestmark = pytest.mark.sglang
 
 METHODS = [
-    "ems:budget=72,window=16,tail=8",
+    "ems:budget=72,window=16,tail=8,mass_bias=true,release=true",
     "actqkv:budget=32,page=8,first=8,last=32,k_min=1,refresh=2",
     "deltallm:theta=0.0,local=64,block=8",  # Θ = 0: runs of single tokens, the keep ratio is 1
 ]
@@ -27,6 +29,7 @@ PREFIX = " ".join(f"{n} and {n} make {2 * n}." for n in range(1, 16))  # 149 tok
 WITHIN = CASES[:4]
 BEYOND = [(PREFIX + more, {"max_new_tokens": 16}) for more in (" 16 and 16", " Again: 1 and")]
 EXACT = {"custom_params": {"abduce_kv": "exact"}}
+ROOM = 640  # tokens that the server has room for that gives slots back
 N_REQUESTS = 168  # of each server: 504
 N_CLIENTS = 24
 
@@ -54,7 +57,8 @@ def servers(
             "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
             "OMP_NUM_THREADS": "1",  # three servers on the cores of a small machine
         }
-        words = ["--max-total-tokens", "4096", "--attention-backend", backend_of(parse(text))]
+        room = str(ROOM if "release" in text else 4096)
+        words = ["--max-total-tokens", room, "--attention-backend", backend_of(parse(text))]
         # What the others take while this one loads counts against its share; the tokens bound it.
         words += ["--mem-fraction-static", "0.6"]
         log = tmp_path_factory.mktemp("kv") / "log"
@@ -77,6 +81,17 @@ def post(server: launch.Server, route: str, **body: str) -> None:
     """Ask for something that is answered without JSON."""
     words = {"Content-Type": "application/json"}
     urlopen(Request(server.url + route, json.dumps(body).encode(), words), timeout=60).read()
+
+
+def flush(server: launch.Server) -> None:
+    """Empty the prefix cache, which a server does that has put its last request away."""
+    end = monotonic() + 60
+    while True:
+        try:
+            return post(server, "/flush_cache")
+        except HTTPError:
+            if monotonic() > end:
+                raise
 
 
 def logprobs(reply: Any) -> Any:
@@ -116,7 +131,7 @@ def test_a_neighbour_under_a_method_changes_no_bit_of_exact_logits(
     exact, which is the stock backend, and once under the method."""
     server, found = servers[method], []
     for params in (EXACT, {}):
-        post(server, "/flush_cache")
+        flush(server)
         cases = [
             (PREFIX, {"max_new_tokens": 12, **params}),
             (PREFIX + " One more:", {"max_new_tokens": 12, **EXACT}),
@@ -135,7 +150,7 @@ def test_what_was_generated_under_a_method_is_nobodys_prefix(
     servers: dict[str, launch.Server], method: str
 ) -> None:
     server = servers[method]
-    post(server, "/flush_cache")
+    flush(server)
     first = generate(server, [(PREFIX, {"max_new_tokens": 16})], return_logprob=True, logprob_start_len=0)[0]
     prompt = [token for _, token, _ in first["meta_info"]["input_token_logprobs"]]
     longer = [*prompt, *first["output_ids"]]
@@ -143,11 +158,25 @@ def test_what_was_generated_under_a_method_is_nobodys_prefix(
     body = {"input_ids": longer, "sampling_params": params, "return_logprob": True, "top_logprobs_num": 5}
     ours = ask(server, "/generate", body)
     assert len(prompt) - 1 <= ours["meta_info"]["cached_tokens"] <= len(prompt)
-    post(server, "/flush_cache")
+    flush(server)
     afresh = ask(server, "/generate", body)
     assert afresh["meta_info"]["cached_tokens"] == 0
     for a, b in zip(logprobs(ours), logprobs(afresh), strict=True):
         assert [p for p, _, _ in a] == pytest.approx([p for p, _, _ in b], abs=1e-4)
+
+
+def test_more_requests_fit_where_slots_are_given_back(servers: dict[str, launch.Server]) -> None:
+    """Prompts that share nothing: exactly, no more can run than the memory holds prompts."""
+    server, widest, fit = servers[METHODS[0]], [], 0
+    prompt = PREFIX[: PREFIX.index(" 11 and")]
+    for params in (EXACT, {}):
+        flush(server)
+        cases = [(f"{n}: {prompt}", {"max_new_tokens": 20, "ignore_eos": True, **params}) for n in range(8)]
+        replies = [reply["meta_info"] for reply in generate(server, cases)]
+        assert [reply["completion_tokens"] for reply in replies] == [20] * 8
+        widest.append(state(server)["widest"])
+        fit = ROOM // replies[0]["prompt_tokens"]
+    assert widest[0] <= fit < widest[1]
 
 
 def test_the_memory_is_accounted_for_after_many_requests_and_aborts(
@@ -182,7 +211,7 @@ def test_the_memory_is_accounted_for_after_many_requests_and_aborts(
     assert ends.count("length") > 0.7 * len(ends)
     assert ends.count("abort") > 0.1 * len(ends)
     for server in servers.values():
-        post(server, "/flush_cache")
+        flush(server)
         generate(server, [("Hello", {"max_new_tokens": 2})])
         told = state(server)
         assert told["rows"] <= 1

@@ -4,7 +4,8 @@
 
 Prompts are read exactly, so a prompt's keys and values are the model's own, and all requests share them. What
 is generated from the first step on that leaves something out is not: it stays out of the prefix cache. Where
-a method reads prompts its own way (`deltallm:prefill=0.5`), these have a prefix cache of their own.
+a method reads prompts its own way (`deltallm:prefill=0.5`), these have a prefix cache of their own. What no
+later step will read goes back to SGLang if a method is told so (`ems:release=true`).
 A request that says `"custom_params": {"abduce_kv": "exact"}` is served by the stock backend, whatever runs
 beside it.
 """
@@ -26,9 +27,16 @@ from .kv_config import METHODS, Config, Ems, backend_of, namespace, parse
 FORWARD = "sglang.srt.managers.tp_worker:TpModelWorker.forward_batch_generation"
 ARRIVE = "sglang.srt.managers.scheduler:Scheduler._maybe_namespace_elastic_radix_cache"
 CHECKPOINT = "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.checkpoint_into_tree"
+STEP = "sglang.srt.managers.scheduler:Scheduler.run_batch"
+
+RELEASED = "abduce_released"
+"""An attribute of requests that have given slots back: what `skip_radix_cache_insert` was before."""
 
 _in_use: list[Config] = []
 """The method of the backend that was made in this process."""
+
+_backends: list[KVReading] = []
+"""That backend."""
 
 
 def register() -> None:
@@ -102,6 +110,7 @@ def refuse(runner: Any, config: Config) -> None:
         "--enable-dp-attention": args.enable_dp_attention,
         "--dcp-size": args.dcp_size > 1,
         "--kv-cache-dtype": runner.kv_cache_dtype != runner.dtype,
+        "--strip-thinking-cache": isinstance(config, Ems) and config.release and args.strip_thinking_cache,
     }
     for flag, there in settled.items():
         if there:
@@ -125,7 +134,8 @@ def _factory(name: str) -> Callable[[Any], Any]:
             raise ValueError(f"ABDUCE_KV is for {backend_of(config)}, not for abduce_{name}")
         refuse(runner, config)
         _in_use[:] = [config]
-        return backend(runner, config)
+        _backends[:] = [backend(runner, config)]
+        return _backends[0]
 
     return make
 
@@ -135,7 +145,48 @@ def note(original: Callable[..., Any], worker: Any, batch: Any, *args: Any, **kw
     if _in_use:
         for request in batch.reqs if batch is not None else ():
             REQUESTS[request.rid] = request
+            if batch.forward_mode.is_extend() and hasattr(request, RELEASED):  # it is read again, exactly
+                request.skip_radix_cache_insert = getattr(request, RELEASED)
+                delattr(request, RELEASED)
     return original(worker, batch, *args, **kwargs)
+
+
+def give_back(original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+    """After a step: SGLang's slots of what no later step will read go back to it."""
+    out = original(scheduler, *args, **kwargs)
+    for each in _backends:
+        freed = [release(scheduler.tree_cache, request, n) for request, n in each.n_done()]
+        if any(freed):  # SGLang does not look for room again before a request has ended, unless told to
+            scheduler.running_batch.batch_is_full = False
+    return out
+
+
+def release(tree: Any, request: Any, n: int) -> bool:
+    """Give back the slots of a request's first n tokens. False if there is nothing more to give.
+
+    row        [ of the prefix cache | the request's own, in entries | since then ]
+                 0                     cache_protected_len             n
+    after it   [ may be evicted      | free                          | the request's own ]
+
+    The prefix cache keeps what it has, unlocked, for as long as there is room. Nothing more of the row goes
+    into it: the row's first slots may soon be somebody else's. A kernel that reads them still comes before
+    one that writes them, on the stream that both run on.
+    """
+    kv = request.kv
+    if not kv.holds_kv:
+        return False
+    first = not hasattr(request, RELEASED)
+    if first:
+        setattr(request, RELEASED, request.skip_radix_cache_insert)
+        request.skip_radix_cache_insert = True
+        tree.unlock(request.lock)
+        request.lock = None
+    n = n // tree.page_size * tree.page_size
+    if n > kv.cache_protected_len:
+        tree.free_kv_row(kv, [(kv.cache_protected_len, n)])
+        kv.cache_protected_len = n
+        return True
+    return first
 
 
 def keep_exact(original: Callable[..., Any], tree: Any, request: Any, *, up_to: int, **kwargs: Any) -> Any:
@@ -155,5 +206,10 @@ def keep_apart(original: Callable[..., Any], scheduler: Any, request: Any) -> An
         request.extra_key = f"{request.extra_key}|{own}" if request.extra_key else own
 
 
-HOOKS: dict[str, Callable[..., Any]] = {FORWARD: note, CHECKPOINT: keep_exact, ARRIVE: keep_apart}
+HOOKS: dict[str, Callable[..., Any]] = {
+    FORWARD: note,
+    CHECKPOINT: keep_exact,
+    ARRIVE: keep_apart,
+    STEP: give_back,
+}
 """What is wrapped by what."""

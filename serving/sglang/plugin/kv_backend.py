@@ -9,15 +9,16 @@ The stock backend is torch_native on a CPU, Triton's on a GPU. The paged pool an
 and never written, but for the step's own key and value.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import torch
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 
+from .kv_base import Cache, Row, Watcher
 from .kv_config import Config, namespace, text_of
-from .kv_methods import Cache, Row, Watcher, method_of
+from .kv_methods import method_of
 from .kv_side import attend
 
 REQUESTS: WeakValueDictionary[str, Any] = WeakValueDictionary()
@@ -30,11 +31,21 @@ out."""
 
 def wants(request: Any) -> bool:
     """Whether a request is served by the method: it decodes, and does not ask for exact attention. The turns
-    of a session, which hand their rows on, are exact."""
+    of a session, which hand their rows on, are exact, and so are beams, which share theirs."""
     named = request.sampling_params.custom_params
     exact = isinstance(named, dict) and named.get("abduce_kv") == "exact"
     n_new = request.sampling_params.max_new_tokens  # None until it is scheduled: as many as there is room for
-    return not exact and request.session is None and (n_new is None or n_new > 1)
+    alone = request.session is None and request.beam_group is None
+    return not exact and alone and (n_new is None or n_new > 1)
+
+
+class _Part(NamedTuple):
+    """A prompt's tokens that are read now: `begin` to `end` of the batch's; `n_before` came before them."""
+
+    row: Row
+    n_before: int
+    begin: int
+    end: int
 
 
 class KVReading:
@@ -50,14 +61,21 @@ class KVReading:
         self._reads_prompts = isinstance(self.method, Watcher) or namespace(config) is not None
         self.n_steps = 0
         self.n_reduced = 0
+        self.n_widest = 0
         self._rows: dict[int, Row] = {}
         self._step: list[tuple[int, Row]] = []  # of the batch, those under the method
+        self._rids: list[str] = []  # their requests
         self._reduced: list[int] = []  # of them, those that do not read all
 
     def state(self) -> dict[str, Any]:
         """For `/server_info`. `steps` counts each sequence's for itself; `reduced` those of them in which
-        something was left out."""
-        counts = {"steps": self.n_steps, "reduced": self.n_reduced, "rows": len(self._rows)}
+        something was left out; `widest`: sequences of one step, at most."""
+        counts = {
+            "steps": self.n_steps,
+            "reduced": self.n_reduced,
+            "widest": self.n_widest,
+            "rows": len(self._rows),
+        }
         return {"method": text_of(self.config), **counts, **self.method.table()}
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
@@ -70,12 +88,12 @@ class KVReading:
             self._sweep()
 
     def _begin(self, forward_batch: Any) -> None:
-        self._step, self._reduced = [], []
+        self._step, self._rids, self._reduced = [], [], []
         rows, lengths = forward_batch.req_pool_indices.tolist(), forward_batch.seq_lens.tolist()
         self.n_steps += len(rows)
-        if len(forward_batch.rids) != len(rows):  # beams: rows without requests of their own are exact
-            return
-        for i, (at, n, rid) in enumerate(zip(rows, lengths, forward_batch.rids, strict=True)):
+        self.n_widest = max(self.n_widest, len(rows))
+        # Rows beyond the requests are their beams', which are exact.
+        for i, (at, n, rid) in enumerate(zip(rows, lengths, forward_batch.rids, strict=False)):
             request = REQUESTS.get(rid)
             if request is None or not self._concerns(request):
                 continue
@@ -84,10 +102,18 @@ class KVReading:
                 row.n = n
                 row.reduced = self.method.begin(row)
             self._step.append((i, row))
+            self._rids.append(rid)
             if row.reduced:
                 setattr(request, EXACT, min(n - 1, getattr(request, EXACT, n)))
                 self._reduced.append(len(self._step) - 1)
         self.n_reduced += len(self._reduced)
+
+    def n_done(self) -> list[tuple[Any, int]]:
+        """Requests of the last step, and how many of their first tokens no later step will read."""
+        rows = ((REQUESTS.get(rid), row) for rid, (_, row) in zip(self._rids, self._step, strict=True))
+        done = [(request, self.method.n_done(row)) for request, row in rows if request is not None]
+        self._rids, self._step = [], []
+        return [(request, n) for request, n in done if n]
 
     def forward_decode(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **more: Any
@@ -117,33 +143,44 @@ class KVReading:
     ) -> Any:
         """Attention of the batch's new tokens: the stock backend's, and where a method reads prompts its own
         way, that."""
-        out = super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache, **more)  # type: ignore[misc]
-        if not self._reads_prompts or forward_batch.extend_seq_lens_cpu is None:
-            return out
+        parts = self._parts(forward_batch) if self._reads_prompts else []
+        own = [part for part in parts if self.method.reads_prompt(part.n_before, part.row.n)]
+        if own and len(own) == forward_batch.batch_size:
+            if save_kv_cache:
+                place = KVWriteLoc.for_batch(forward_batch)
+                self.token_to_kv_pool.set_kv_buffer(layer, place, k, v)
+            out = q.new_empty(len(q), layer.tp_q_head_num * layer.v_head_dim)
+        else:
+            stock = super().forward_extend  # type: ignore[misc]
+            out = stock(q, k, v, layer, forward_batch, save_kv_cache, **more)
         cache = self._cache(layer)
         queries = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
-        begin, lengths = 0, forward_batch.extend_seq_lens_cpu
+        if isinstance(self.method, Watcher):
+            for part in parts:
+                self.method.watch(cache, part.row, queries[part.begin : part.end])
+        for part in own:
+            read = self.method.prompt(cache, part.row, queries[part.begin : part.end])
+            out[part.begin : part.end] = read.flatten(1)
+        return out
+
+    def _parts(self, forward_batch: Any) -> list["_Part"]:
+        """What is read now of the prompts that concern the method."""
+        if forward_batch.extend_seq_lens_cpu is None:
+            return []
+        begin, parts, lengths = 0, [], forward_batch.extend_seq_lens_cpu
         rows, prefixes = forward_batch.req_pool_indices.tolist(), forward_batch.extend_prefix_lens_cpu
         for at, rid, n_before, n_new in zip(rows, forward_batch.rids, prefixes, lengths, strict=False):
-            request, end = REQUESTS.get(rid), begin + n_new
+            request = REQUESTS.get(rid)
             if request is not None and self._concerns(request):
-                own = self._read(cache, at, n_before + n_new, queries[begin:end])
-                if own is not None:
-                    out[begin:end] = own.flatten(1)
-            begin = end
-        return out
+                row = self._row(at) if isinstance(self.method, Watcher) else Row(at, 0)
+                row.n = n_before + n_new
+                parts.append(_Part(row, n_before, begin, begin + n_new))
+            begin += n_new
+        return parts
 
     def _concerns(self, request: Any) -> bool:
         n_longest = len(request.origin_input_ids) + int(request.sampling_params.max_new_tokens)
         return wants(request) and self.method.concerns(n_longest)
-
-    def _read(self, cache: Cache, at: int, n: int, q: torch.Tensor) -> torch.Tensor | None:
-        if not isinstance(self.method, Watcher):
-            return self.method.prompt(cache, Row(at, 0, n), q)
-        row = self._row(at)
-        row.n = n
-        self.method.watch(cache, row, q)
-        return None
 
     def _cache(self, layer: Any) -> Cache:
         pool = self.token_to_kv_pool

@@ -21,6 +21,8 @@ class Ems:
     rho: int = 8
     merge_keys: bool = True
     mass_bias: bool = False
+    pool: int = 1  # a score becomes the largest of so many neighbours' in the prompt
+    release: bool = False  # SGLang's slots of what is in entries are given back: more requests fit
 
     def __post_init__(self) -> None:
         if not 0 < self.window < self.budget or self.tail < 1:
@@ -30,6 +32,8 @@ class Ems:
             )
         if self.rho < 1 or not 0 < self.gamma <= 1:
             raise ValueError(f"ems: write rho >= 1 and 0 < gamma <= 1, got {self.rho} and {self.gamma}")
+        if self.pool < 1 or self.pool % 2 == 0:
+            raise ValueError(f"ems: write an odd pool >= 1, got {self.pool}")
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,13 @@ class ActQKV:
     last: int = 1024  # spared of InfLLM's n_local, 4096
     k_min: int = 4  # pages of a layer at least; at most 2 · budget / page
     refresh: int = 8  # steps between two divisions of the budget over the layers
+    prefill: int = (
+        0  # above 0, prompts are read in windows of so many tokens, by what each finds; InfLLM: 512
+    )
 
     def __post_init__(self) -> None:
-        if min(self.page, self.last, self.k_min, self.refresh) < 1 or self.first < 0:
-            raise ValueError("actqkv: write page, last, k_min and refresh >= 1 and first >= 0")
+        if min(self.page, self.last, self.k_min, self.refresh) < 1 or min(self.first, self.prefill) < 0:
+            raise ValueError("actqkv: write page, last, k_min and refresh >= 1 and first, prefill >= 0")
         if self.budget < self.page:
             raise ValueError(f"actqkv: write budget >= page, got budget={self.budget}, page={self.page}")
 
@@ -117,7 +124,7 @@ def backend_of(config: Config) -> str:
 
 def namespace(config: Config) -> str | None:
     """The part of the prefix cache for prompts that are not read exactly; None if they are."""
-    lossy = isinstance(config, DeltaLLM) and config.prefill > 0
+    lossy = isinstance(config, (ActQKV, DeltaLLM)) and config.prefill > 0
     return f"abduce:{text_of(config)}" if lossy else None
 
 

@@ -1,117 +1,19 @@
 """The three KV methods as a decoding step sees them: what each sequence reads, layer by layer.
 
 A step first plans each row (`begin`: does this method leave anything out of a sequence this long?), then asks
-in each layer for the parts to be read. What a method remembers of a row is in `Row`, and gone with it.
+in each layer for the parts to be read.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ...kernels import actqkv, deltallm, ems
+from .kv_base import Cache, Method, Row, Watcher
 from .kv_config import ActQKV, Config, DeltaLLM, Ems
 from .kv_side import Part, Side, beside, pad
-
-
-@dataclass(slots=True)
-class Row:
-    """A request's row of SGLang's table, and what the method remembers of it.
-
-    `layers` holds the method's own state of each layer; `n` tokens are in the cache, the step's own included;
-    `reduced`: the step leaves something out.
-    """
-
-    at: int
-    generation: int
-    n: int = 0
-    plan: Any = None
-    reduced: bool = False
-    layers: dict[int, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Cache:
-    """One layer of the paged pool, k and v [slots, kv_heads, head_dim], the table of slots [rows, positions],
-    and the layer's factor of the logits."""
-
-    layer: int
-    k: torch.Tensor
-    v: torch.Tensor
-    table: torch.Tensor
-    scale: float
-
-    def slots(self, row: Row, first: int, end: int) -> torch.Tensor:
-        """int64, of the row's positions from `first` up to `end`."""
-        return self.table[row.at, first:end].long()
-
-
-class Method(ABC):
-    """Reads less than the whole cache. Within its budget a sequence is left to the stock backend."""
-
-    def __init__(self) -> None:
-        self.sides: dict[int, Side] = {}
-        self.n_read = 0
-        self.n_held = 0
-
-    def concerns(self, n_longest: int) -> bool:
-        """Whether it is to know of a request of this many tokens at its end."""
-        return True
-
-    @abstractmethod
-    def begin(self, row: Row) -> bool:
-        """Plan the row's step of `row.n` tokens. False if nothing of it is left out."""
-
-    @abstractmethod
-    def parts(self, cache: Cache, rows: Sequence[Row], q: torch.Tensor) -> list[Part]:
-        """What the queries q [batch, heads, head_dim] of the rows read in this layer."""
-
-    def prompt(self, cache: Cache, row: Row, q: torch.Tensor) -> torch.Tensor | None:
-        """The attention of the last queries of `row.n` tokens, q [tokens, heads, head_dim] → as q. None if
-        a prompt is read exactly."""
-        return None
-
-    def forget(self, row: Row) -> None:
-        """Take back what the row holds beside the pool."""
-        for layer, state in row.layers.items():
-            if state.slots is not None:
-                self.sides[layer].give(state.slots)
-
-    def side(self, cache: Cache, d_v: int | None = None) -> Side:
-        """The layer's slots beside the pool."""
-        if cache.layer not in self.sides:
-            _, n_kv, d = cache.k.shape
-            wide = cache.v.shape[2] if d_v is None else d_v
-            self.sides[cache.layer] = Side(n_kv, d, wide, cache.k.dtype, cache.k.device)
-        return self.sides[cache.layer]
-
-    def count(self, row: Row, n_read: int) -> None:
-        """Note what a row read in a layer of what it holds."""
-        self.n_read += n_read
-        self.n_held += row.n
-
-    def table(self) -> dict[str, Any]:
-        """Counts for `/server_info`."""
-        return {
-            "tokens_held": self.n_held,
-            "tokens_read": self.n_read,
-            "side_slots": sum(side.n_used for side in self.sides.values()),
-            "side_bytes": sum(side.n_bytes for side in self.sides.values()),
-        }
-
-
-class Watcher(Method):
-    """A method that is to be shown the queries."""
-
-    @abstractmethod
-    def watch(self, cache: Cache, row: Row, q: torch.Tensor) -> None:
-        """A part of the row's prompt has been read, up to `row.n` tokens; q [tokens, heads, head_dim]."""
-
-    @abstractmethod
-    def watch_step(self, cache: Cache, row: Row, q: torch.Tensor) -> None:
-        """A step of the row is done, q [1, heads, head_dim]; also if nothing was left out."""
 
 
 def method_of(config: Config) -> Method:
@@ -155,7 +57,9 @@ class EmsReading(Watcher):
 
     def __init__(self, config: Ems) -> None:
         super().__init__()
-        self.config = ems.Config(**vars(config))
+        sizes = {name: size for name, size in vars(config).items() if name != "release"}
+        self.config = ems.Config(**sizes)
+        self.release = config.release
         self.n_partial = 0
 
     def concerns(self, n_longest: int) -> bool:
@@ -171,6 +75,10 @@ class EmsReading(Watcher):
         if due:
             plan.before, plan.covered = plan.covered, past
         return bool(plan.covered)
+
+    def n_done(self, row: Row) -> int:
+        """What is in entries, once the step that put it there is over."""
+        return row.plan.covered if self.release and row.plan else 0
 
     def watch(self, cache: Cache, row: Row, q: torch.Tensor) -> None:
         """Add up the attention that each key gets."""
@@ -236,14 +144,15 @@ class EmsReading(Watcher):
         n, queries = len(k), state.queries
         if queries is None:  # nothing was seen: the latest stay
             return torch.zeros(k.shape[1], n, device=k.device)
+        pool = self.config.pool
         _, local = ems.column_sums(queries, k.to(queries.dtype), self.config.window, scale)
         if state.weight is not None:
             faded = state.weight * (1 - 1 / self.config.window) ** n_new
             return torch.maximum(local, torch.nn.functional.pad(faded, (0, n_new)).to(local.dtype))
         if state.total is None:
-            return local
+            return ems.pooled(local, pool)
         total = torch.nn.functional.pad(state.total, (0, n - state.total.shape[1]))
-        return ems.global_local_score(total, local, state.n_queries)
+        return ems.pooled(ems.global_local_score(total, local, state.n_queries), pool)
 
 
 # ---------------------------------------------------------------- ActQKV
@@ -271,6 +180,21 @@ class ActQKVReading(Method):
         super().__init__()
         self.config = config
         self.k_min, self.k_max = min(config.k_min, config.k), 2 * config.k
+
+    def reads_prompt(self, n_before: int, n: int) -> bool:
+        """Where the last window has more pages behind it than it reads."""
+        config, window = self.config, self.config.prefill
+        if not window:
+            return False
+        behind = max(n_before, (n - 1) // window * window) - config.last
+        return behind // config.page > config.n_first + config.k
+
+    def prompt(self, cache: Cache, row: Row, q: torch.Tensor) -> torch.Tensor:
+        """By windows of `prefill` queries, each with what its probe finds."""
+        config, slots = self.config, cache.slots(row, 0, row.n)
+        sizes = {"window": config.prefill, "page": config.page, "n_best": config.k}
+        k, v = (x[slots].to(q.dtype) for x in (cache.k, cache.v))
+        return actqkv.retrieve(q, k, v, cache.scale, **sizes, n_first=config.n_first, n_local=config.last)
 
     def begin(self, row: Row) -> bool:
         """At more pages than are always read and chosen."""
@@ -361,12 +285,14 @@ class DeltaLLMReading(Method):
         row.plan = config.sink + max(0, row.n - config.local - config.sink) // config.block * config.block
         return bool(row.plan > config.sink)
 
-    def prompt(self, cache: Cache, row: Row, q: torch.Tensor) -> torch.Tensor | None:
+    def reads_prompt(self, n_before: int, n: int) -> bool:
+        """If it is told to, beyond the window."""
+        return self.config.prefill > 0 and n > self.config.local
+
+    def prompt(self, cache: Cache, row: Row, q: torch.Tensor) -> torch.Tensor:
         """Far keys as accumulated differences, Θ from the keys so far. Computed dense: this form is for what
         it does to the text."""
         config = self.config
-        if not config.prefill:
-            return None
         slots = cache.slots(row, 0, row.n)
         k, v = cache.k[slots], cache.v[slots]
         near, _, _ = deltallm.encode(k, deltallm.thresholds(k, config.prefill), config.sink)
