@@ -1,6 +1,7 @@
 """KV methods on the small model: how much of a text may go unread before the next words and details suffer.
 
     python benchmarks/kv_quality.py [--documents 12] [--asked] [--texts FOLDER] [--rows FILE]
+                                    [--only "EMS; H2O"]
 
 Each document is a topic of Python's own language reference (`pydoc_data`, in every installation), or a text
 of FOLDER (*.txt, *.md, *.rst). Three needles, "The secret number of Paris is 4071.", stand at line ends in
@@ -43,6 +44,8 @@ METHODS: dict[str, Callable[[float], kv.Method]] = {
     "EMS": kv.EMS,
     "EMS, mass bias": lambda ratio: kv.EMS(ratio, mass_bias=True),
     "EMS, evict only": lambda ratio: kv.EMS(ratio, tau=1.1),
+    "EMS, pool 5": lambda ratio: kv.EMS(ratio, pool=5),
+    "EMS, pool 5, mass bias": lambda ratio: kv.EMS(ratio, pool=5, mass_bias=True),
     "ActQKV": kv.ActQKV,
     "DeltaLLM": kv.DeltaLLM,
     "SnapKV": kv.SnapKV,
@@ -172,7 +175,10 @@ def main() -> None:
     arguments.add_argument("--asked", action="store_true")
     arguments.add_argument("--texts", type=Path)
     arguments.add_argument("--rows", type=Path, help="measurements as JSON lines: go on from them, and add")
+    arguments.add_argument("--only", type=lambda text: text.split("; "), help="methods, by '; '")
     given = arguments.parse_args()
+    for name in set(METHODS) - set(given.only or METHODS):
+        del METHODS[name]
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     if given.rows and given.rows.exists():

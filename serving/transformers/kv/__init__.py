@@ -4,29 +4,36 @@
 |----------------|-------------------------------------------------------------------------------|
 | `reading.py`   | a text is read once, exactly; a method makes of it a memory; later tokens read that |
 | `methods.py`   | EMS, ActQKV and DeltaLLM as such methods                                      |
-| `baselines.py` | the whole cache, StreamingLLM, SnapKV and H2O                                 |
+| `prompts.py`   | a text that is read inexactly: by retrieval, by differences                    |
+| `baselines.py` | the whole cache, StreamingLLM, SnapKV, H2O and INT8 keys                      |
 | `press.py`     | `EMSPress`: EMS on the model's own cache, with kvpress's interface             |
 
 This is where quality is measured. What serves requests is in serving/sglang/plugin.
 """
 
-from .baselines import H2O, FullCache, SnapKV, StreamingLLM
-from .methods import EMS, ActQKV, DeltaLLM
+from .baselines import H2O, FullCache, Int8Keys, SnapKV, StreamingLLM
+from .methods import EMS, ActQKV, DeltaLLM, PackedDeltaLLM
 from .press import EMSPress
-from .reading import Kept, Memory, Method, Prefix, Reader, n_kept
+from .prompts import ByDifferences, Retrieving
+from .reading import Kept, Memory, Method, Prefix, Prompt, Reader, n_kept
 
 __all__ = [
     "EMS",
     "H2O",
     "ActQKV",
+    "ByDifferences",
     "DeltaLLM",
     "EMSPress",
     "FullCache",
+    "Int8Keys",
     "Kept",
     "Memory",
     "Method",
+    "PackedDeltaLLM",
     "Prefix",
+    "Prompt",
     "Reader",
+    "Retrieving",
     "SnapKV",
     "StreamingLLM",
     "n_kept",

@@ -1,7 +1,7 @@
 """EMS, DeltaLLM and ActQKV as memories of a prefix; what they compute is in serving/kernels.
 
 EMS and DeltaLLM keep fewer entries: their keep ratio is of memory and of what is read. ActQKV keeps all and
-reads few: its keep ratio is of what is read only.
+reads few: its keep ratio is of what is read only. PackedDeltaLLM keeps and reads all, in fewer bytes.
 """
 
 from collections.abc import Sequence
@@ -26,6 +26,7 @@ class EMS:
     tau: float = 0.5
     merge_keys: bool = True
     mass_bias: bool = False
+    pool: int = 1
 
     def __call__(self, prefix: Sequence[Prefix]) -> Kept:
         """See Method."""
@@ -34,7 +35,7 @@ class EMS:
         config = ems.Config(budget, self.window, tau=self.tau, merge_keys=self.merge_keys)
         kept = []
         for each in prefix:
-            s = ems.global_local_score(*each.attention_sums(self.window), n)
+            s = ems.pooled(ems.global_local_score(*each.attention_sums(self.window), n), self.pool)
             kept.append(ems.compress(each.k, each.v, s, config))
         mass = [entries.mass for entries in kept] if self.mass_bias else None
         return Kept([x.k for x in kept], [x.v for x in kept], prefix[0].scale, n, mass)
@@ -87,6 +88,43 @@ class DeltaLLM:
             else:
                 low = theta
         return best
+
+
+@dataclass(frozen=True)
+class PackedDeltaLLM:
+    """All tokens: keys as differences of more than Θ = theta standard deviations, packed, and whole values;
+    the first and the last tokens are exact. What is saved is bytes."""
+
+    theta: float = 0.5
+    window: int = 32
+    n_sink: int = 4
+
+    def __call__(self, prefix: Sequence[Prefix]) -> Kept:
+        """See Method."""
+        n, half = len(prefix[0].k), 2  # bytes: what is served is in half precision, whatever measures it
+        place = torch.arange(n, device=prefix[0].k.device)
+        near = (place < self.n_sink) | (place >= n - self.window)
+        keys, n_bytes, n_whole = [], 0, 0
+        for each in prefix:
+            limit = deltallm.thresholds(each.k, self.theta)
+            packed = deltallm.pack(*deltallm.encode(each.k, limit, self.n_sink)[:2])
+            n_bytes += packed.n_bytes + packed.values.numel() * (half - packed.values.element_size())
+            n_bytes += (each.k[near].numel() + each.v.numel()) * half
+            n_whole += (each.k.numel() + each.v.numel()) * half
+            keys.append(torch.where(near[:, None, None], each.k, deltallm.unpack(packed)[:n]))
+        return _InBytes(keys, [x.v for x in prefix], prefix[0].scale, n, share=n_bytes / n_whole)
+
+
+@dataclass(frozen=True)
+class _InBytes(Kept):
+    """A memory of all tokens in fewer bytes: `share` of those of keys and values."""
+
+    share: float = 1.0
+
+    @property
+    def read_share(self) -> float:
+        """See Memory; of bytes."""
+        return self.share
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class EMSPress:
     gamma: float = 0.98
     rho: int = 8
     merge_keys: bool = True
+    pool: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.compression_ratio < 1:
@@ -81,7 +82,7 @@ class EMSPress:
     ) -> torch.Tensor:
         """The global-local score [batch, kv_heads, n] of keys [batch, kv_heads, n, head_dim]; the queries are
         computed anew from hidden_states [batch, n_q, hidden], the last n_q of the n positions."""
-        config = ems.Config(budget=self.window_size + 1, window=self.window_size)
+        config = ems.Config(budget=self.window_size + 1, window=self.window_size, pool=self.pool)
         queries = _queries(module, hidden_states, kwargs["position_embeddings"])
         rows = zip(queries, keys.transpose(1, 2), strict=True)
         return torch.stack([ems.score(q, k, config, module.scaling) for q, k in rows])

@@ -97,6 +97,13 @@ class Kept:
         """See Memory."""
 
 
+class Prompt(Protocol):
+    """Attention by which a text is read, if not exact."""
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        """q [n_q, heads, head_dim] at the last n_q of n positions; k, v [n, kv_heads, head_dim]: o as q."""
+
+
 class Reader:
     """A Hugging Face model whose attention goes through memories. The model is taken over: use it only here.
 
@@ -107,12 +114,17 @@ class Reader:
         demand_plain_layers(model.config, model.config.get_text_config().max_position_embeddings)
         self.model = model
         self._memory: Memory | None = None
+        self._prompt: Prompt | None = None
         self._transformers = library()
         self._transformers.AttentionInterface.register(_NAME, _attention)
         model.set_attn_implementation(_NAME)
 
-    def read(self, ids: Sequence[int], after: Sequence[Prefix] = ()) -> list[Prefix]:
-        """What each layer computes of a text; `after`: of one that goes on where that one ended."""
+    def read(
+        self, ids: Sequence[int], after: Sequence[Prefix] = (), *, prompt: Prompt | None = None
+    ) -> list[Prefix]:
+        """What each layer computes of a text; `after`: of one that goes on where that one ended; by `prompt`
+        in every layer, else exactly."""
+        self._prompt = prompt
         cache = self._transformers.DynamicCache()
         for layer, each in enumerate(after):
             cache.update(*(x.transpose(0, 1)[None] for x in (each.k, each.v)), layer)
@@ -197,6 +209,8 @@ def _attention(
     causal = _causal(len(q), len(k), q)
     if reader._memory is None:
         reader._read.append(Prefix(q, k, v, scale))
+        if reader._prompt is not None:
+            return reader._prompt(q, k, v, scale)[None], None
         o = torch.nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=causal.to(q.dtype), scale=scale, enable_gqa=True
         )

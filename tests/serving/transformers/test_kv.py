@@ -184,6 +184,55 @@ def test_what_leaves_nothing_to_choose_is_refused(prefix, method, told):
         method()(prefix)
 
 
+def test_packed_keys_of_no_threshold_lose_nothing_and_of_a_large_one_bytes(reader, prefix):
+    full = reader.tell(kv.FullCache()(prefix), tokens()[N:], N)
+    exact, packed = (kv.PackedDeltaLLM(theta, window=8)(prefix) for theta in (0.0, 1.0))
+    near(reader.tell(exact, tokens()[N:], N), full)
+    assert exact.read_share > 1  # every bit is set, and bits are stored
+    assert 0.5 < packed.read_share < 0.95
+    off = (reader.tell(packed, tokens()[N:], N) - full).abs().max()
+    assert off > 1e-3
+
+
+def test_packed_keys_are_what_is_read_by_differences(reader, prefix):
+    """The last token reads what a hybrid over the whole text would give it."""
+    each, method = prefix[0], kv.PackedDeltaLLM(0.7, window=8, n_sink=4)
+    q = each.q[-1:]
+    got, _ = method([each]).attend(0, q)
+    whole = kv.ByDifferences(0.7, window=8)(each.q, each.k, each.v, each.scale)
+    near(got, whole[-1:])
+
+
+def test_int8_keys_are_within_half_a_step(prefix):
+    for k, each in zip(kv.Int8Keys()(prefix).k, prefix, strict=True):
+        step = each.k.abs().amax(-1, keepdim=True) / 127
+        assert (k - each.k).abs().max() > 0
+        assert ((k - each.k).abs() <= step / 2 * 1.001).all()
+
+
+@pytest.mark.parametrize("prompt", [kv.Retrieving(99, window=16, page=8), kv.ByDifferences(0.0, window=8)])
+def test_a_text_is_read_exactly_where_nothing_is_left_out(reader, prefix, prompt):
+    for is_, should in zip(reader.read(tokens()[:N], prompt=prompt), prefix, strict=True):
+        near(is_.k, should.k)
+        near(is_.v, should.v)
+
+
+@pytest.mark.parametrize("prompt", [kv.Retrieving(2, window=16, page=8), kv.ByDifferences(1.0, window=8)])
+def test_a_text_that_is_read_inexactly_keeps_the_keys_of_its_first_layer(reader, prefix, prompt):
+    read = reader.read(tokens()[:N], prompt=prompt)
+    near(read[0].k, prefix[0].k)
+    assert (read[2].k - prefix[2].k).abs().max() > 1e-3
+    near(reader.read(tokens()[:N])[2].k, prefix[2].k)  # and the next is exact again
+
+
+def test_retrieval_reads_no_more_than_it_says():
+    whole, few = (kv.Retrieving(n_best, window=16, page=8) for n_best in (99, 2))
+    assert whole.read_share(N) == 1
+    assert few.read_share(N) < kv.Retrieving(4, window=16, page=8).read_share(N) < 1
+    # by hand, of 40 tokens: windows at 0, 16, 32; behind them 0, 16 and 32 tokens, at most 1 page + 2 + 32
+    assert few.read_share(40) == 1
+
+
 # ---------------------------------------------------------------- EMSPress
 
 
