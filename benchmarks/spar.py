@@ -30,7 +30,8 @@ from abduce.orchestrator.evaluate import wilson
 from abduce.orchestrator.services import Services
 from abduce.serving.embedded import Embedded
 from abduce.serving.flow import Flow, Sampling
-from abduce.strategies.base import Check, Result, State, Task
+from abduce.serving.seeds import derive
+from abduce.strategies.base import Check, Policy, Result, State, Task
 from abduce.strategies.policy import policy
 from abduce.strategies.rewards import ifeval
 from abduce.strategies.spar import SPaR
@@ -39,7 +40,7 @@ from abduce.strategies.spar.similarity import similarity
 from tests.strategies.spar.noise import error, expected, false_accepts
 
 BRANCH, KEEP, DEPTH = 3, 1, 2  # 6 rewrites at most
-POOL = 20  # so many that hardly a search's tokens, those of prompts included, pay for more
+POOL = 20  # the most; drawn are as many as the search's tokens, those of prompts included, pay for
 FEW = 8
 
 
@@ -134,14 +135,8 @@ async def one(engine: Embedded, seed: int, task: Task, most: int) -> dict[str, A
     result: Result = await driver.run(spar.solve(task, seed=seed))
     facts, spent = result.diagnostics, driver.ledger.usage
     draft = facts["versions"][0]
-    drawing = Driver(Services({"policy": engine}), seed=seed)
-
-    def pool() -> Flow[list[State]]:
-        drawn = yield from sampler.complete(State(task), POOL, seed=seed)
-        return [state for state in drawn if isinstance(state, State)]
-
-    drawn = await drawing.run(pool())
-    asked = drawing.ledger.usage.input_tokens
+    written = 1 + facts["judged"]
+    drawn, asked = await samples(engine, seed, sampler, task, spent.tokens, max(FEW, written))
     return {
         "question": task.question,
         "checks": [[check.id, dict(check.kwargs)] for check in task.checks],
@@ -149,7 +144,7 @@ async def one(engine: Embedded, seed: int, task: Task, most: int) -> dict[str, A
         "before_loose": loosely(task, draft["answer"]),
         "after": facts["valid"],
         "after_loose": loosely(task, result.text),
-        "written": 1 + facts["judged"],
+        "written": written,
         "tokens": spent.tokens,
         "output_tokens": spent.output_tokens,
         "similarity": facts["similarity"] if facts["winner"] not in (None, draft["node"]) else None,
@@ -168,6 +163,27 @@ async def one(engine: Embedded, seed: int, task: Task, most: int) -> dict[str, A
         "pool_input": asked,
         "pool_similarity": fmean(similarity(drawn[0].text, state.text) for state in drawn[1:]),
     }
+
+
+async def samples(
+    engine: Embedded, seed: int, sampler: Policy, task: Task, paid: int, least: int
+) -> tuple[list[State], int]:
+    """Independent answers, `least` of them and on until `paid` tokens are used up or there are `POOL`; the
+    tokens of the prompt, which count once."""
+    drawn: list[State] = []
+    asked = 0
+    while len(drawn) < least or (len(drawn) < POOL and asked + sum(s.n_tokens for s in drawn) < paid):
+        n = least - len(drawn) if len(drawn) < least else min(4, POOL - len(drawn))
+        at = derive(seed, "pool", len(drawn))
+        driver = Driver(Services({"policy": engine}), seed=at)
+
+        def pool(n: int = n, at: int = at) -> Flow[list[State]]:
+            more = yield from sampler.complete(State(task), n, seed=at)
+            return [state for state in more if isinstance(state, State)]
+
+        drawn += await driver.run(pool())
+        asked = driver.ledger.usage.input_tokens
+    return drawn, asked
 
 
 def loosely(task: Task, text: str) -> bool:
@@ -209,10 +225,7 @@ def spare(row: dict[str, Any]) -> int:
 def report(rows: Sequence[dict[str, Any]]) -> None:
     """Shares with Wilson intervals, and paired differences with bootstrap intervals."""
     n = len(rows)
-    print(
-        f"{n} prompts, search b = {BRANCH}, s = {KEEP}, D = {DEPTH}, "
-        f"pool of {len(rows[0]['pool'])}, small model"
-    )
+    print(f"{n} prompts, search b = {BRANCH}, s = {KEEP}, D = {DEPTH}, pools of {FEW} to {POOL}, small model")
     ways: dict[str, Callable[[dict[str, Any]], bool]] = {
         "greedy (before)": lambda row: row["before"],
         "SPaR (after)": lambda row: row["after"],

@@ -1,6 +1,7 @@
 """ThinkSum on BIG-bench tasks beside direct scoring and direct prompting of the same model.
 
-    python benchmarks/thinksum.py FOLDER [TASK ...] [--engine SPEC] [--limit 40] [--shuffle] [--efficiency]
+    python benchmarks/thinksum.py FOLDER [TASK ...] [--engine SPEC] [--limit 40] [--rows FILE] [--shuffle]
+    python benchmarks/thinksum.py FOLDER [TASK ...] --efficiency
 
 FOLDER holds BIG-bench's task files (`odd_one_out.json` …). Each item is answered three times by one model:
 
@@ -8,10 +9,14 @@ FOLDER holds BIG-bench's task files (`odd_one_out.json` …). Each item is answe
     direct      the choices scored after the plain question, as a ratio to their scores without it
     prompted    the model is shown question and lettered choices, and writes the answer (greedy)
 
+What a task's file puts before every question (`task_prefix`) the last two are shown too; a program reads the
+question alone, but that on the table of penguins, which stands there.
+
 Printed: accuracy with 95 % Wilson intervals; the paired difference to `direct` with a 95 % bootstrap interval
 over items; calls and tokens per item. With `--shuffle` every item is asked again with its choices (and the
 words in its question) in another order: the share of answers that change. Codenames are right if the set is;
-which share of the words is right is told too, beside that of words taken at random.
+which share of the words is right is told too, beside that of words taken at random. With `--rows` each item
+is written to a file as it ends, and a second call goes on from there.
 
 `--engine sglang` starts a server of the small model on the CPU (`make test-sglang` makes its environment);
 `{"engine": "sglang", "url": …}` uses one that runs. With `--efficiency` the tokens that ThinkSum's own calls
@@ -64,7 +69,10 @@ PROGRAMS = {
     "misconceptions_russian": "misconceptions_russian",
     "sports_understanding.head200": "sports_understanding",
     "known_unknowns": "known_unknowns",
+    "penguins_in_a_table": "penguins_in_a_table",
 }
+READS_PREFIX = {"penguins_in_a_table"}
+ASKED = {"misconceptions_russian": "Какое утверждение верно?"}  # its file asks nothing
 PLAIN = policy("plain")
 PROMPTED = StepPolicy(
     prompt="{question}\nAnswer with the letter of one choice.",
@@ -119,9 +127,10 @@ class Remembered(Engine):
 
 @dataclass(frozen=True)
 class Item:
-    """A question and its right answer."""
+    """A question as the program reads it, and with all that the file says; its right answer."""
 
     task: Task
+    whole: Task
     gold: str
 
 
@@ -132,9 +141,11 @@ def main() -> int:
     arguments.add_argument("tasks", nargs="*", default=list(PROGRAMS))
     arguments.add_argument("--engine", default="", help="as in recipes; default: the small model")
     arguments.add_argument("--limit", type=int, default=40, help="items of a task")
+    arguments.add_argument("--rows", type=Path, help="file of items that were answered")
     arguments.add_argument("--shuffle", action="store_true")
     arguments.add_argument("--efficiency", action="store_true")
     chosen = arguments.parse_args()
+    chosen.label = chosen.engine
     with ExitStack() as stack:
         if chosen.engine == "sglang":
             from abduce.serving.hf_folder import small_model
@@ -163,50 +174,77 @@ async def measure(chosen: argparse.Namespace) -> int:
             if chosen.efficiency:
                 await efficiency(name, items(chosen.folder / f"{name}.json", chosen.limit), inner)
                 continue
-            await task_row(name, items(chosen.folder / f"{name}.json", chosen.limit), served, chosen.shuffle)
+            asked = items(chosen.folder / f"{name}.json", chosen.limit)
+            report(name, await answers(name, asked, served, chosen), chosen.shuffle)
     finally:
         await served.close()
     return 0
 
 
-async def task_row(name: str, asked: Sequence[Item], served: Engine, shuffle: bool) -> None:
-    """One task: three ways, and again in another order."""
-    began = perf_counter()
-    thinking = ThinkSum(policy=PLAIN, program=PROGRAMS[name], compare=True)
-    told: dict[str, list[bool]] = {"ThinkSum": [], "direct": [], "prompted": []}
-    changed: dict[str, int] = dict.fromkeys(told, 0)
-    found: dict[str, list[float]] = {"ThinkSum": [], "prompted": [], "at random": []}
-    usage, pairs, abstained = Usage(), 0, 0
+async def answers(
+    name: str, asked: Sequence[Item], served: Engine, chosen: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """A row for each item: what the three ways say of it, and again in another order."""
+    rows: list[dict[str, Any]] = []
+    if chosen.rows and chosen.rows.exists():
+        rows = [json.loads(line) for line in chosen.rows.read_text().splitlines()]
+    done = {row["item"]: row for row in rows if (row["task"], row["engine"]) == (name, chosen.label)}
     for i, item in enumerate(asked):
-        answers, facts, spent = await answered(thinking, item.task, served, i)
-        usage, pairs, abstained = usage + spent, pairs + facts["pairs"], abstained + ("abstained" in facts)
-        for way, answer in answers.items():
-            told[way].append(right(answer, item))
-            if not item.task.choices:
-                gold = words(item.gold)
-                found[way].append(len(words(answer) & gold) / len(gold))
+        if i in done:
+            continue
+        began = perf_counter()
+        said, facts, spent = await answered(PROGRAMS[name], item, served, i)
+        row: dict[str, Any] = {
+            "task": name,
+            "engine": chosen.label,
+            "item": i,
+            "said": said,
+            "right": {way: right(answer, item) for way, answer in said.items()},
+            "calls": spent.calls,
+            "tokens": spent.tokens,
+            "abstained": facts.get("abstained"),
+        }
         if not item.task.choices:
+            gold = words(item.gold)
+            row["found"] = {way: len(words(answer) & gold) / len(gold) for way, answer in said.items()}
             offered = item.task.question.partition("list: ")[2].partition(".")[0].split(",")
-            found["at random"].append(len(words(item.gold)) / len(offered))
-        if shuffle:
-            again, _, _ = await answered(thinking, shuffled(item.task, i), served, i)
-            for way in answers:
-                changed[way] += not same(answers[way], again[way], item.task)
-    n = len(asked)
-    print(f"{name}: {n} items, {perf_counter() - began:.0f} s; ThinkSum and direct together", end=" ")
-    print(f"{usage.calls / n:.0f} calls, {usage.tokens / n:.0f} tokens an item; {abstained} abstained")
+            row["found"]["at random"] = len(gold) / len(offered)
+        if chosen.shuffle:
+            turned = replace(item, task=shuffled(item.task, i), whole=shuffled(item.whole, i))
+            again, _, _ = await answered(PROGRAMS[name], turned, served, i)
+            row["changed"] = {way: not same(said[way], again[way], item.task) for way in said}
+        row["seconds"] = perf_counter() - began
+        done[i] = row
+        if chosen.rows:
+            with chosen.rows.open("a") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return [done[i] for i in range(len(asked))]
+
+
+def report(name: str, rows: Sequence[dict[str, Any]], shuffle: bool) -> None:
+    """The figures of a task."""
+    n = len(rows)
+    calls, tokens = (sum(row[key] for row in rows) / n for key in ("calls", "tokens"))
+    lost = sum(row["abstained"] is not None for row in rows)
+    print(
+        f"{name}: {n} items, {sum(row['seconds'] for row in rows):.0f} s; ThinkSum and direct together",
+        end=" ",
+    )
+    print(f"{calls:.0f} calls, {tokens:.0f} tokens an item; {lost} abstained")
+    told = {way: [row["right"][way] for row in rows] for way in rows[0]["right"]}
     for way, marks in told.items():
-        if marks:
-            low, high = wilson(sum(marks), len(marks))
-            order = f"  changes under shuffling {changed[way] / n:.2f}" if shuffle else ""
-            print(f"    {way:9} {sum(marks) / n:.3f}  [{low:.3f}, {high:.3f}]{order}")
-    shares = [f"{way} {sum(each) / n:.3f}" for way, each in found.items() if each]
-    if shares:
-        print(f"    share of the words: {', '.join(shares)}")
-    if told["direct"]:
-        gain, low, high = difference(told["ThinkSum"], told["direct"])
-        verdict = "met" if gain >= 0.10 and low > 0 else "NOT met"
-        print(f"    over direct {gain:+.3f}  [{low:+.3f}, {high:+.3f}]  (bar: +0.10, above 0) {verdict}")
+        low, high = wilson(sum(marks), n)
+        changed = sum(row["changed"][way] for row in rows) / n if shuffle else 0
+        order = f"  changes under shuffling {changed:.2f}" if shuffle else ""
+        print(f"    {way:9} {sum(marks) / n:.3f}  [{low:.3f}, {high:.3f}]{order}")
+    if "found" in rows[0]:
+        shares = {way: sum(row["found"][way] for row in rows) / n for way in rows[0]["found"]}
+        print(f"    share of the words: {', '.join(f'{way} {share:.3f}' for way, share in shares.items())}")
+    for way in ("direct", "prompted"):
+        if way in told:
+            gain, low, high = difference(told["ThinkSum"], told[way])
+            verdict = "met" if gain >= 0.10 and low > 0 else "NOT met"
+            print(f"    over {way} {gain:+.3f}  [{low:+.3f}, {high:+.3f}]  (bar: +0.10, above 0) {verdict}")
     sys.stdout.flush()
 
 
@@ -234,22 +272,22 @@ def _keep(seen: list[Called], event: Event) -> None:
 
 
 async def answered(
-    thinking: ThinkSum, task: Task, served: Engine, seed: int
+    program: str, item: Item, served: Engine, seed: int
 ) -> tuple[dict[str, Any], dict[str, Any], Usage]:
-    """The three answers, what ThinkSum tells, and what it and direct scoring spent."""
-    result, spent = await run(thinking, task, served, seed)
-    facts = dict(result.diagnostics)
-    answers = {"ThinkSum": result.answer}
-    if task.choices:
-        answers["direct"] = facts.get("direct", result.answer)
-        drawn, _ = await run(ChainOfThought(policy=PROMPTED), task, served, seed)
-        letter = str(drawn.answer or "")
-        known = len(letter) == 1 and ord(letter) - ord("A") < len(task.choices)
-        answers["prompted"] = task.choices[ord(letter) - ord("A")] if known else None
+    """The answers, what ThinkSum tells, and what it and direct scoring spent."""
+    result, spent = await run(ThinkSum(policy=PLAIN, program=program), item.task, served, seed)
+    said = {"ThinkSum": result.answer}
+    if item.task.choices:
+        plain, more = await run(ThinkSum(policy=PLAIN), item.whole, served, seed)
+        said["direct"], spent = plain.answer, spent + more
+        drawn, _ = await run(ChainOfThought(policy=PROMPTED), item.whole, served, seed)
+        letter, choices = str(drawn.answer or ""), item.whole.choices
+        known = len(letter) == 1 and 0 <= ord(letter) - ord("A") < len(choices)
+        said["prompted"] = choices[ord(letter) - ord("A")] if known else None
     else:
-        drawn, _ = await run(ChainOfThought(policy=WRITTEN), task, served, seed)
-        answers["prompted"] = drawn.text
-    return answers, facts, spent
+        drawn, _ = await run(ChainOfThought(policy=WRITTEN), item.whole, served, seed)
+        said["prompted"] = drawn.text
+    return said, dict(result.diagnostics), spent
 
 
 async def run(strategy: Any, task: Task, served: Engine, seed: int) -> tuple[Result, Usage]:
@@ -259,12 +297,19 @@ async def run(strategy: Any, task: Task, served: Engine, seed: int) -> tuple[Res
 
 
 def items(file: Path, limit: int) -> list[Item]:
-    """The first items of a BIG-bench file."""
+    """The first items of a BIG-bench file. Where the right choice is always the first, all are shuffled."""
+    told = json.loads(file.read_text(encoding="utf-8"))
+    prefix = told.get("task_prefix", "") or ASKED.get(file.stem, "")
     found = []
-    for row in json.loads(file.read_text(encoding="utf-8"))["examples"][:limit]:
-        scores = row.get("target_scores", {})
-        gold = next((c for c, score in scores.items() if score), row.get("target", ""))
-        found.append(Item(Task(row["input"], choices=tuple(scores)), gold))
+    scored = [row.get("target_scores", {}) for row in told["examples"]]
+    sorted_so = all(next(iter(scores.values()), 0) for scores in scored)
+    for i, row in enumerate(told["examples"][:limit]):
+        gold = next((c for c, score in scored[i].items() if score), row.get("target", ""))
+        task = Task(row["input"], choices=tuple(scored[i]))
+        task = shuffled(task, i) if sorted_so else task
+        question = f"{prefix.rstrip()}\n\n{row['input'].strip()}".strip()
+        whole = replace(task, question=question) if prefix else task
+        found.append(Item(whole if PROGRAMS[file.stem] in READS_PREFIX else task, whole, gold))
     return found
 
 

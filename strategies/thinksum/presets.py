@@ -17,6 +17,7 @@
 | `language_identification` | text after the language's name     | ratio                     |
 | `sports_understanding`    | sports after athlete and action    | Σ_s p p, above chance     |
 | `known_unknowns`          | answers drawn, how likely each is  | entropy, above ½          |
+| `penguins_in_a_table`     | question, choices after each row   | ratio of mixture, by row  |
 | `novel_concepts`          | each property of each object       | product of ratios         |
 | `code_line_description`   | description after line and reverse | ratios, added             |
 
@@ -330,6 +331,27 @@ PRESETS: dict[str, dict[str, Any]] = {
         ],
         "sum": _over("entropy", "sure", "drawn"),
         "decide": {"by": "threshold", "at": 0.5, "above": "Unknown", "among": "options"},
+    },
+    # Σ_r p(r | question) p(choice | r, question): looks up one row. It cannot count rows nor compare them.
+    "penguins_in_a_table": {
+        "read": {
+            "header": {"pattern": r"\n\n([^\n]+)\n"},
+            "rows": {
+                "pattern": r"\n\n[^\n]+\n(.+)\n[^\n]+$",
+                "split": r"\n(?:[^\n]*:[^\n]*(?:\n|$)|\n)*",  # a line with a colon is no row
+            },
+            "question": {"pattern": r"([^\n]+)$"},
+            "options": "choices",
+        },
+        "think": [
+            _score("asked", ["rows"], "{header}\n{rows}\nQuestion:", " {question}"),
+            _score(
+                "told", ["options", "rows"], "{header}\n{rows}\nQuestion: {question}\nAnswer:", " {options}"
+            ),
+            _score("untold", ["options"], "{header}\nQuestion: {question}\nAnswer:", " {options}"),
+        ],
+        "sum": {"op": "mixture", "of": _ratio("told", "untold"), "over": ["rows"], "weights": "asked"},
+        "decide": "argmax",
     },
     "novel_concepts": {
         "read": {"objects": {"pattern": r"[^:]*:\s*(.+?)[.?]?$", "split": ","}, "properties": "choices"},

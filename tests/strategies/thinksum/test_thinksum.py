@@ -27,6 +27,12 @@ SHELF = (
     "On a shelf, there are three books: a black book, an orange book, and a blue book. "
     "The blue book is to the right of the orange book. The orange book is to the right of the black book."
 )
+TABLE = (
+    "Here is a table where the first line is a header and each subsequent line is a penguin:\n\n"
+    "name, age, height (cm), weight (kg)\nLouis, 7, 50, 11\nBernard, 5, 80, 13\nVincent, 9, 60, 11\n\n"
+    "For example: the age of Louis is 7, the height of Bernard is 80 cm.\n\n"
+    "We now add a penguin to the table:\nJames, 12, 90, 12\nWhat is the age of {name}?"
+)
 TASKS = {
     "direct": Task("Which is a fruit?", choices=("apple", "stone")),
     "odd_one_out": Task("Pick the odd word out: apple, pear, stone, plum"),
@@ -61,6 +67,7 @@ TASKS = {
     "sports_understanding": Task("Jamal Murray was perfect from the line"),
     "known_unknowns": Task("When was Lincoln born?", choices=("1809", "Unknown")),
     "novel_concepts": Task("What do these have in common: a pen, a sword", choices=("thin.", "round.")),
+    "penguins_in_a_table": Task(TABLE.format(name="Bernard"), choices=("7", "5", "9", "12")),
     "code_line_description": Task("x += 1", choices=("adds one", "prints x")),
 }
 
@@ -216,6 +223,34 @@ def batches(events):
         if isinstance(event, Called) and isinstance(event.request, LogProb):
             found.setdefault(event.path[:-1], []).append(event.request)
     return [found[path] for path in sorted(found)]
+
+
+@pytest.mark.parametrize(
+    ("name", "age"), [("Louis", "7"), ("Bernard", "5"), ("Vincent", "9"), ("James", "12")]
+)
+async def test_a_table_is_looked_up_in_the_row_that_explains_the_question(name, age):
+    rows = ["Louis, 7, 50, 11", "Bernard, 5, 80, 13", "Vincent, 9, 60, 11", "James, 12, 90, 12"]
+
+    def reads_a_row(request):
+        shown = [row.split(", ") for row in rows if row in request.prompt.prefix]
+        assert len(shown) <= 1
+        for said, years, *_ in shown:
+            fits = (
+                said in request.continuation
+                if "age" in request.continuation
+                else (years == request.continuation.strip())
+            )
+            return -1.0 if fits else -6.0
+        return -3.0 + 0.5 * (request.continuation == " 9")  # without a row it likes nine
+
+    asked = []
+    task = Task(TABLE.format(name=name), choices=("7", "5", "9", "12"))
+    result, _ = await run(
+        task, any_model(reads_a_row), program="penguins_in_a_table", observers=[asked.append]
+    )
+    assert result.answer == age
+    assert result.diagnostics["table"]["lists"]["rows"] == rows
+    assert sum(len(batch) for batch in batches(asked)) == 4 + 4 * 4 + 4
 
 
 async def test_no_pair_is_asked_twice_and_white_space_goes_to_the_continuation():
