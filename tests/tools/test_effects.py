@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from abduce.orchestrator.driver import UNFINISHED, Driver
+from abduce.orchestrator.dispatch import UNFINISHED
+from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.journal import Journal
 from abduce.orchestrator.services import Services
 from abduce.serving.flow import CallTool, Failure, Fork, ToolResult
