@@ -10,20 +10,15 @@ are left (differences: 1 - work sparsity), or of bytes of keys and values in hal
 """
 
 import argparse
-import json
 import math
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from kv_quality import N_NEXT, N_PREFIX, cell, is_found, nll, planted, texts
+from kv_quality import N_PREFIX, cell, filled, is_found, nll
 
 from abduce.serving.transformers import kv
-from abduce.serving.transformers import model as models
 
 THETAS = (0.25, 0.5, 0.75, 1.0, 1.5)
 RETRIEVALS = [(n_best, power) for n_best in (8, 4) for power in (1.0, 0.0)]
@@ -91,27 +86,10 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--documents", type=int, default=12)
+    arguments.add_argument("--texts", type=Path)
     arguments.add_argument("--rows", type=Path, help="measurements as JSON lines: go on from them, and add")
     given = arguments.parse_args()
-    torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    if given.rows and given.rows.exists():
-        rows = [json.loads(line) for line in given.rows.read_text(encoding="utf-8").splitlines()]
-        rows = [row for row in rows if row["document"] in measured(rows)]
-        given.rows.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    folder = models.folder_of(None)
-    tokens = models.Tokeniser.load(folder)
-    reader = kv.Reader(models.load(folder, "cpu", "float32", None))
-    long = [ids for text in texts(None) if len(ids := tokens.whole(text)) >= N_PREFIX + N_NEXT]
-    begun = time.monotonic()
-    for i in sorted(set(range(min(given.documents, len(long)))) - set(measured(rows))):
-        for row in measure(reader, planted(tokens, long[i], i)):
-            rows.append({"document": i, **row})
-            if given.rows:
-                with given.rows.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
-        print(f"document {i}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
-    report(rows)
+    report(filled(given, measured, lambda reader, document, _: measure(reader, document)))
 
 
 if __name__ == "__main__":

@@ -169,16 +169,13 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
         print(f"| {' | '.join(parts)} |")
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--documents", type=int, default=12)
-    arguments.add_argument("--asked", action="store_true")
-    arguments.add_argument("--texts", type=Path)
-    arguments.add_argument("--rows", type=Path, help="measurements as JSON lines: go on from them, and add")
-    arguments.add_argument("--only", type=lambda text: text.split("; "), help="methods, by '; '")
-    given = arguments.parse_args()
-    for name in set(METHODS) - set(given.only or METHODS):
-        del METHODS[name]
+def filled(
+    given: argparse.Namespace,
+    measured: Callable[[Sequence[dict[str, Any]]], list[int]],
+    measure: Callable[[kv.Reader, dict[str, Any], int], Iterator[dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """The rows of `given.documents` texts: those that the file `given.rows` has, and what is measured of the
+    others, each added there at once."""
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     if given.rows and given.rows.exists():
@@ -192,13 +189,30 @@ def main() -> None:
     long = [ids for ids in encoded if len(ids) >= N_PREFIX + N_NEXT]
     begun = time.monotonic()
     for i in sorted(set(range(min(given.documents, len(long)))) - set(measured(rows))):
-        for row in measure(reader, planted(tokens, long[i], i), i % 3 if given.asked else None):
+        for row in measure(reader, planted(tokens, long[i], i), i):
             rows.append({"document": i, **row})
             if given.rows:
                 with given.rows.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
         print(f"document {i}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
-    report(rows)
+    return rows
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--documents", type=int, default=12)
+    arguments.add_argument("--asked", action="store_true")
+    arguments.add_argument("--texts", type=Path)
+    arguments.add_argument("--rows", type=Path, help="measurements as JSON lines: go on from them, and add")
+    arguments.add_argument("--only", type=lambda text: text.split("; "), help="methods, by '; '")
+    given = arguments.parse_args()
+    for name in set(METHODS) - set(given.only or METHODS):
+        del METHODS[name]
+
+    def each(reader: kv.Reader, document: dict[str, Any], i: int) -> Iterator[dict[str, Any]]:
+        return measure(reader, document, i % 3 if given.asked else None)
+
+    report(filled(given, measured, each))
 
 
 if __name__ == "__main__":

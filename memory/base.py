@@ -40,12 +40,7 @@ class Store(Protocol):
         ...
 
     async def write(
-        self,
-        entries: Sequence[Entry],
-        *,
-        action: str = "written",
-        reason: str = "",
-        after: int | None = None,
+        self, entries: Sequence[Entry], *, action: str = "written", reason: str = "", after: int | None = None
     ) -> int:
         """Put the entries in, all or none, replacing those of the same name. Returns the new version.
 

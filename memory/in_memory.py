@@ -34,12 +34,7 @@ class InMemory:
         return self._version
 
     async def write(
-        self,
-        entries: Sequence[Entry],
-        *,
-        action: str = "written",
-        reason: str = "",
-        after: int | None = None,
+        self, entries: Sequence[Entry], *, action: str = "written", reason: str = "", after: int | None = None
     ) -> int:
         """Put the entries in."""
         check_action(action)

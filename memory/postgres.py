@@ -54,12 +54,7 @@ class PostgresStore:
         return await asyncio.wrap_future(self._link.read(_version))
 
     async def write(
-        self,
-        entries: Sequence[Entry],
-        *,
-        action: str = "written",
-        reason: str = "",
-        after: int | None = None,
+        self, entries: Sequence[Entry], *, action: str = "written", reason: str = "", after: int | None = None
     ) -> int:
         """Put the entries in."""
         check_action(action)

@@ -47,12 +47,7 @@ class SqliteStore:
         return await asyncio.wrap_future(self._file.read(sqlite_write.version, 0))
 
     async def write(
-        self,
-        entries: Sequence[Entry],
-        *,
-        action: str = "written",
-        reason: str = "",
-        after: int | None = None,
+        self, entries: Sequence[Entry], *, action: str = "written", reason: str = "", after: int | None = None
     ) -> int:
         """Put the entries in."""
         check_action(action)

@@ -1,7 +1,5 @@
 """States that a probe reads from SGLang are those of transformers, cold and warm; what is cached."""
 
-import json
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -34,15 +32,7 @@ async def engine(sglang_server: launch.Server) -> AsyncIterator[Sglang]:
 
 def reference(folder: Path, rows: list[list[int]]) -> list[list[float]]:
     """What transformers computes: see `sglang_env/states.py`."""
-    ended = subprocess.run(
-        [launcher.PYTHON, launcher.HERE / "states.py"],
-        input=json.dumps({"folder": str(folder), "rows": rows}),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    states: list[list[float]] = json.loads(ended.stdout)
+    states: list[list[float]] = launcher.told("states.py", folder=str(folder), rows=rows)
     return states
 
 

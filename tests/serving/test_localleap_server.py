@@ -2,7 +2,6 @@
 
 import json
 import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,15 +41,7 @@ def expected(hf_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     folder = tmp_path_factory.mktemp("diffusion")
     asked = {"folder": str(folder), "tokenizer": str(hf_model), "prompts": prompts(), "blocks": N_BLOCKS}
     asked |= {"block": BLOCK, "mask": MASK, "settings": SETTINGS}
-    told = subprocess.run(
-        [launcher.PYTHON, launcher.HERE / "diffusion.py"],
-        input=json.dumps(asked),
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return folder, json.loads(told.stdout)
+    return folder, launcher.told("diffusion.py", **asked)
 
 
 def start(model: Path, factory: pytest.TempPathFactory, settings: dict[str, Any]) -> launch.Server:

@@ -1,8 +1,6 @@
 """A model with Engram tables on real SGLang servers: what a plain recomputation says, whatever was cached."""
 
-import json
 import random
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,15 +36,7 @@ def expected(hf_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         pytest.skip("needs a real SGLang server: make test-sglang")
     folder = tmp_path_factory.mktemp("engram")
     asked = {"folder": str(folder), "tokenizer": str(hf_model), "prompts": prompts(), "n_new": N_NEW}
-    told = subprocess.run(
-        [launcher.PYTHON, launcher.HERE / "engram.py"],
-        input=json.dumps(asked),
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return folder, json.loads(told.stdout)
+    return folder, launcher.told("engram.py", **asked)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,15 +64,7 @@ TEXTS = {
 
 def reference(folder: Path, rows: list[list[int]]) -> Any:
     """What transformers says: see `sglang_env/reference.py`."""
-    ended = subprocess.run(
-        [launcher.PYTHON, launcher.HERE / "reference.py"],
-        input=json.dumps({"folder": str(folder), "rows": rows}),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    return json.loads(ended.stdout)
+    return launcher.told("reference.py", folder=str(folder), rows=rows)
 
 
 async def test_three_engines_give_one_log_likelihood(

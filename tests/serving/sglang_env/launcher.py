@@ -1,14 +1,32 @@
 """A real SGLang server on the CPU, from the environment of `make test-sglang`."""
 
+import json
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from abduce.serving.sglang import launch
 
 HERE = Path(__file__).parent
-PYTHON = HERE.parents[2] / ".venv-sglang" / "bin" / "python"
+ROOT = HERE.parents[2]
+PYTHON = ROOT / ".venv-sglang" / "bin" / "python"
 STAND_INS = HERE / "stand_ins"
+
+
+def told(script: str, **asked: Any) -> Any:
+    """What a script of this folder, run by that environment's Python, says to a question; both are JSON."""
+    ended = subprocess.run(
+        [PYTHON, HERE / script],
+        input=json.dumps(asked),
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    return json.loads(ended.stdout)
 
 
 def server(
@@ -38,7 +56,7 @@ def running(*servers: launch.Server) -> Iterator[None]:
     own scheduler for a crash, and waits 5 s."""
     try:
         for server in servers:
-            server.wait(300)
+            server.wait(900)  # a busy machine takes its time
         yield
     finally:
         for server in servers:
