@@ -48,6 +48,9 @@ def task_of(record: Mapping[str, Any]) -> tuple[Task, int]:
 def changed(record: Mapping[str, Any], changes: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
     """The record of a run that differs in some settings of its recipe, such as `strategy.k=3`; or in what is
     sampled anew (`redraw=1`, `redraw=2` …), where it would otherwise go on as the run it came from did."""
+    if "learn" in record:
+        name = record.get("run")
+        raise UsageError(f"Run {name} learns from problems, and has no forks. Start another: abduce learn.")
     if not changes:
         return {key: value for key, value in record.items() if key != "changes"}
     _check_written_down(record)

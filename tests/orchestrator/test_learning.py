@@ -235,9 +235,14 @@ def test_what_is_wrong_is_said(at_home, capsys, tmp_path):
     assert "arcmemo-grids" in capsys.readouterr().err
 
 
-def test_a_run_that_learns_is_gone_on_with_by_the_same_command(at_home, capsys):
+def test_a_run_that_learns_is_gone_on_with_by_the_same_command(at_home, capsys, tmp_path):
     command = ["learn", str(at_home), "--recipe", "arcmemo-grids", "--batch", "1", "--budget", "3 calls"]
     assert main(command) == 1
     assert "Start anew with a larger one" in capsys.readouterr().err
     assert main(["resume", "last"]) == 2
     assert "abduce learn and: --resume" in capsys.readouterr().err
+    before = [*tmp_path.rglob("run.json")]
+    assert before
+    assert main(["runs", "fork", "last", "--at", "0"]) == 2
+    assert "has no forks" in capsys.readouterr().err
+    assert [*tmp_path.rglob("run.json")] == before
