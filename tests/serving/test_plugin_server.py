@@ -14,6 +14,7 @@ import pytest
 
 from abduce.serving.errors import UsageError
 from abduce.serving.sglang import launch
+from abduce.serving.sglang.plugin import MEMBERS
 
 from .sglang_env import launcher
 
@@ -157,7 +158,7 @@ def test_greedy_text_is_that_without_speculation(server: launch.Server, plain: d
 
 def test_the_server_says_which_members_are_in_force(server: launch.Server) -> None:
     info = ask(server, "/server_info")
-    assert info["abduce"] == ["cpu_kernels", "kv", "localleap", "lookahead", "probe", "tree_attention"]
+    assert info["abduce"] == sorted(MEMBERS)
     told = info["internal_states"][0]["abduce"]
     assert told["lookahead"]["used"] and told["tree_attention"]["used"]
 
