@@ -261,9 +261,11 @@ def main() -> int:
 def once_each(url: str, options: argparse.Namespace) -> list[list[Any]]:
     rows = asyncio.run(repeat(OURS, url, options.calls))
     if not options.no_others:
-        from its_hub_parity import environment
+        from its_hub_parity import PACKAGE, environment
 
-        words = [str(environment()), __file__, "--others-at", url, "--calls", str(options.calls // 4)]
+        package = PACKAGE.replace("its_hub", "its_hub[iaas]")
+        python = environment("aiohttp", "openai", package=package)
+        words = [python, __file__, "--others-at", url, "--calls", str(options.calls // 4)]
         rows += json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
     return rows
 

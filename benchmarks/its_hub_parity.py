@@ -155,14 +155,16 @@ def tree_score(tree: Any, state: Any) -> float:
     return float(score)
 
 
-def environment() -> str:
-    """The python that has its_hub."""
+def environment(*modules: str, package: str = PACKAGE) -> str:
+    """The python that has its_hub, and modules that `package` brings."""
     python = HOME / "bin" / "python"
     if not python.exists():
         venv.create(HOME, with_pip=True)
-    have = subprocess.run([python, "-c", "import its_hub"], capture_output=True, check=False)
+    have = subprocess.run(
+        [python, "-c", f"import {', '.join(('its_hub', *modules))}"], capture_output=True, check=False
+    )
     if have.returncode:
-        subprocess.run([python, "-m", "pip", "install", "--quiet", PACKAGE], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=True)
     return str(python)
 
 
