@@ -83,6 +83,30 @@ def test_counts_equal_brute_force_after_any_interleaving(steps: list[tuple[str, 
     check_sizes(trie)
 
 
+@given(st.lists(st.tuples(st.sampled_from(["out", "add", "remove", "prune"]), texts), max_size=10))
+@settings(max_examples=150, deadline=None)
+def test_the_order_of_children_is_never_an_old_one(steps: list[tuple[str, list[int]]]) -> None:
+    trie = Trie([EOS])
+    held: dict[int, list[int]] = {}
+    for key, (what, text) in enumerate(steps):
+        for node in [*trie.roots.values(), *nodes(trie).values()]:
+            node.rank()
+        if what == "out":
+            trie.add(text)
+        elif what == "add":
+            trie.add(text, key)
+            held[key] = text
+        elif what == "prune":
+            for token in list(trie.roots):
+                trie._prune_tree(token)
+        elif held:
+            gone = next(iter(held))
+            trie.remove(held.pop(gone), gone)
+        for node in [*trie.roots.values(), *nodes(trie).values()]:
+            kept, node.ranked = node.rank(), None
+            assert kept == node.rank()
+
+
 @given(st.lists(texts, min_size=1, max_size=6))
 @settings(max_examples=100, deadline=None)
 def test_a_stream_counts_what_the_whole_text_counts(pieces: list[list[int]]) -> None:
@@ -368,11 +392,12 @@ def test_retrieval_takes_less_than_a_millisecond_at_a_million_nodes() -> None:
         trie.add([*words[start : start + 40], *(rng.choice(words) for _ in range(60))])
     queries = [[rng.choice(words), rng.choice(words)] for _ in range(300)]
     queries += [words[i : i + 2] for i in range(300)]
-    took = []
-    for query in queries:
-        began = time.perf_counter()
-        trie.draft(query, View(), n=64)
-        took.append(time.perf_counter() - began)
-    took.sort()
-    print(f"{trie.n_nodes} nodes: median {1e3 * took[300]:.3f} ms, 99 % {1e3 * took[593]:.3f} ms")
-    assert took[300] < 1e-3
+    for when in ("at first", "again"):
+        took = []
+        for query in queries:
+            began = time.thread_time()
+            trie.draft(query, View(), n=64)
+            took.append(time.thread_time() - began)
+        took.sort()
+        print(f"{trie.n_nodes} nodes, {when}: median {1e3 * took[300]:.3f} ms, 99 % {1e3 * took[593]:.3f} ms")
+        assert took[300] < 1e-3

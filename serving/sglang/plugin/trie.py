@@ -32,12 +32,29 @@ PRUNE_EVERY, MAX_TREE, MAX_TREE_OUTPUTS = 1024, 65536, 512
 class Node:
     """A token on the way; its count in outputs, and source by source."""
 
-    __slots__ = ("children", "outputs", "sources")
+    __slots__ = ("children", "outputs", "ranked", "sources")
 
     def __init__(self) -> None:
         self.children: dict[int, Node] = {}
         self.outputs = 0
         self.sources: dict[int, int] | None = None
+        self.ranked: tuple[_Children, _Children] | None = None  # until a child changes
+
+    def rank(self) -> "tuple[_Children, _Children]":
+        """The children that sources hold, and the others by falling outputs."""
+        if self.ranked is None:
+            held = [each for each in self.children.items() if each[1].sources is not None]
+            free = [each for each in self.children.items() if each[1].sources is None]
+            free.sort(key=_outputs, reverse=True)
+            self.ranked = held, free
+        return self.ranked
+
+
+_Children = list[tuple[int, Node]]
+
+
+def _outputs(child: tuple[int, Node]) -> int:
+    return child[1].outputs
 
 
 class Root(Node):
@@ -121,6 +138,7 @@ class Trie:
         node: Node = root
         for token in branch[1:]:
             child = node.children.get(token)
+            node.ranked = None
             if child is None:
                 child = node.children[token] = Node()
                 root.n_nodes += 1
@@ -149,6 +167,7 @@ class Trie:
         node: Node = root
         for token in branch[1:]:
             parent, node = node, node.children[token]
+            parent.ranked = None
             assert node.sources is not None
             node.sources[source] -= 1
             if not node.sources[source]:
@@ -192,6 +211,7 @@ class Trie:
         stack: list[Node] = [root]
         while stack:
             node = stack.pop()
+            node.ranked = None
             for key, child in list(node.children.items()):
                 if child.outputs <= 1 and child.sources is None:
                     self._drop(root, node, key)
@@ -269,11 +289,18 @@ def _best_first(top: Node, view: View, limit: int, *, outputs_only: bool = False
     order, least = 0, 0.0
     node = top
     while True:
-        for token, child in node.children.items():
-            w = scale * child.outputs if child.sources is None else weigh(child)
+        held, free = node.rank()
+        for token, child in held:
+            w = weigh(child)
             if w > least:
                 order += 1
                 heappush(heap, (-w, order, token, child, node))
+        for token, child in free:
+            w = scale * child.outputs
+            if w <= least:
+                break
+            order += 1
+            heappush(heap, (-w, order, token, child, node))
         if not heap or len(best) == limit:
             return best
         if len(heap) > 2 * limit:
