@@ -22,3 +22,18 @@ def dot(a, b, NATIVE: tl.constexpr):
     if NATIVE:
         return tl.dot(a, b, input_precision="tf32x3", out_dtype=tl.float32)
     return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee", out_dtype=tl.float32)
+
+
+@triton.jit
+def softmax_step(s, v, top, total, acc, NATIVE: tl.constexpr):
+    """A softmax over rows that goes on with a block of keys: their logits s [rows, block] to the base 2, -inf
+    for none, and values v [block, head_dim].
+
+    top, total and acc are the highest logit so far, the sum of exponentials over it, and the values weighed
+    by these: at first -inf, 0 and 0. Returns them anew. At the end acc / total is the attention.
+    """
+    new_top = tl.maximum(top, tl.max(s, 1))
+    base = tl.where(new_top == float("-inf"), 0.0, new_top)
+    w = tl.exp2(s - base[:, None])
+    fade = tl.exp2(top - base)
+    return new_top, total * fade + tl.sum(w, 1), acc * fade[:, None] + dot(w.to(v.dtype), v, NATIVE)

@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 
 from ..base import empty
-from ..paged.kernel import parts, unite
-from ..triton_parts import LOG2E, dot, native
+from ..paged.kernel import parts, store_part, unite
+from ..triton_parts import LOG2E, dot, native, softmax_step
 from .reference import TILE
 
 _CHANNELS = 32
@@ -153,24 +153,13 @@ def _packed_kernel(
         k = tl.load(values + begin + place, mask=k_mask, other=0.0)
         s = dot(q_tile, tl.trans(k), NATIVE) * scale
         s = tl.where(there[None, :], s, float("-inf"))
-        new_top = tl.maximum(top, tl.max(s, 1))
-        base = tl.where(new_top == float("-inf"), 0.0, new_top)
-        w = tl.exp2(s - base[:, None])
-        fade = tl.exp2(top - base)
         v = tl.load(
             v_cache + slot[:, None] * v_s + g * v_h + dim_v[None, :],
             mask=there[:, None] & (dim_v < d_v)[None, :], other=0.0,
         )  # fmt: skip
-        acc = acc * fade[:, None] + dot(w.to(v.dtype), v, NATIVE)
-        total = total * fade + tl.sum(w, 1)
-        top = new_top
+        top, total, acc = softmax_step(s, v, top, total, acc, NATIVE)
     out = (b * n_heads + head) * n_parts + p
-    safe = tl.where(total == 0, 1.0, total)
-    tl.store(m_part + out, top + tl.log2(safe), mask=row < G)
-    tl.store(
-        o_part + out[:, None] * d_v + dim_v[None, :], acc / safe[:, None],
-        mask=(row < G)[:, None] & (dim_v < d_v)[None, :],
-    )  # fmt: skip
+    store_part(o_part, m_part, out, row < G, top, total, acc, d_v, D_V)
 
 
 @triton.jit
@@ -200,13 +189,8 @@ def _hybrid_kernel(
             delta = dot(q_tile, tl.load(approximate + k_at, mask=k_mask, other=0.0), NATIVE)
             s = tl.where(near, s, delta)
         s = tl.where((j[None, :] <= i[:, None]) & (j < n)[None, :], s * scale, float("-inf"))
-        new_top = tl.maximum(top, tl.max(s, 1))
-        w = tl.exp2(s - new_top[:, None])
-        fade = tl.exp2(top - new_top)
         v_mask = (j < n)[:, None] & (dim_v < d_v)[None, :]
         value = tl.load(v + (j[:, None] * n_kv + g) * d_v + dim_v[None, :], mask=v_mask, other=0.0)
-        acc = acc * fade[:, None] + dot(w.to(value.dtype), value, NATIVE)
-        total = total * fade + tl.sum(w, 1)
-        top = new_top
+        top, total, acc = softmax_step(s, value, top, total, acc, NATIVE)
     o_mask = (i < n)[:, None] & (dim_v < d_v)[None, :]
     tl.store(o + (i[:, None] * n_heads + head) * d_v + dim_v[None, :], acc / total[:, None], mask=o_mask)

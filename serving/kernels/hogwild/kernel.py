@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from ..base import empty
-from ..triton_parts import LOG2E, dot, native
+from ..triton_parts import LOG2E, dot, native, softmax_step
 
 _BLOCK = 64
 
@@ -68,14 +68,9 @@ def _attend_kernel(
             k_b = tl.load(k_pool + base + half + dim[:, None], mask=mask, other=0.0)
             s = (dot(turned_a, k_a, NATIVE) + dot(turned_b, k_b, NATIVE)) * scale
             s = tl.where((j[None, :] <= place[:, None]) & (slot >= 0)[None, :], s, float("-inf"))
-            highest = tl.maximum(top, tl.max(s, 1))
-            safe = tl.where(highest == float("-inf"), 0.0, highest)
-            p, fade = tl.exp2(s - safe[:, None]), tl.exp2(top - safe)
             v_mask = (slot >= 0)[:, None] & (dim_v < d_v)[None, :]
             v = tl.load(v_pool + (slot[:, None] * n_kv + g) * d_v + dim_v[None, :], mask=v_mask, other=0.0)
-            acc = acc * fade[:, None] + dot(p.to(v.dtype), v, NATIVE)
-            total = total * fade + tl.sum(p, 1)
-            top = highest
+            top, total, acc = softmax_step(s, v, top, total, acc, NATIVE)
     out = ((w * S + new) * n_heads + g * G + row % G) * d_v
     mean = acc / tl.where(total == 0, 1.0, total)[:, None]
     tl.store(o + out[:, None] + dim_v[None, :], mean, mask=there[:, None] & (dim_v < d_v)[None, :])

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from ..base import empty
-from ..triton_parts import LN2, LOG2E, dot, native
+from ..triton_parts import LN2, LOG2E, dot, native, softmax_step
 
 _BLOCK = 64
 _ROWS = 16  # the least that tl.dot takes
@@ -97,23 +97,24 @@ def _parts_kernel(
             add = tl.load(bias + b * slots_b + g * slots_h + at, mask=there & (at < width), other=0.0)
             s += add[None, :] * log2e
         s = tl.where(there[None, :], s, float("-inf"))
-        new_top = tl.maximum(top, tl.max(s, 1))
-        base = tl.where(new_top == float("-inf"), 0.0, new_top)
-        w = tl.exp2(s - base[:, None])
-        fade = tl.exp2(top - base)
         v = tl.load(
             v_cache + slot[:, None] * v_s + g * v_h + dim_v[None, :],
             mask=there[:, None] & (dim_v < d_v)[None, :], other=0.0,
         )  # fmt: skip
-        acc = acc * fade[:, None] + dot(w.to(v.dtype), v, NATIVE)
-        total = total * fade + tl.sum(w, 1)
-        top = new_top
+        top, total, acc = softmax_step(s, v, top, total, acc, NATIVE)
     out = (b * n_heads + head) * n_parts + p
+    store_part(o_part, m_part, out, row < G, top, total, acc, d_v, D_V)
+
+
+@triton.jit
+def store_part(o_part, m_part, at, there, top, total, acc, d_v, D_V: tl.constexpr):
+    """What `unite` takes, of rows that went through `softmax_step`, at the places `at`."""
+    dim = tl.arange(0, D_V)
     safe = tl.where(total == 0, 1.0, total)
-    tl.store(m_part + out, top + tl.log2(safe), mask=row < G)
+    tl.store(m_part + at, top + tl.log2(safe), mask=there)
     tl.store(
-        o_part + out[:, None] * d_v + dim_v[None, :], acc / safe[:, None],
-        mask=(row < G)[:, None] & (dim_v < d_v)[None, :],
+        o_part + at[:, None] * d_v + dim[None, :], acc / safe[:, None],
+        mask=there[:, None] & (dim < d_v)[None, :],
     )  # fmt: skip
 
 

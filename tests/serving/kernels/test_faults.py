@@ -15,7 +15,7 @@ from .faults import FAULTS
 torch = pytest.importorskip("torch", reason="torch is not installed: make test-sglang runs this")
 triton = pytest.importorskip("triton", reason="triton is not installed: make test-sglang runs this")
 
-from abduce.serving.kernels import kernels  # noqa: E402
+from abduce.serving.kernels import kernels, triton_parts  # noqa: E402
 from abduce.serving.kernels.base import disagreement, gradient_disagreement  # noqa: E402
 
 ALL = {kernel.name: kernel for kernel in kernels()}
@@ -27,17 +27,29 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.kernel}: {fault.new[:40]}")
-def test_it_is_caught(fault, tmp_path):
+def test_it_is_caught(fault, tmp_path, monkeypatch):
     kernel = ALL[fault.kernel]
     home = sys.modules[kernel.fast.__module__]
-    source = Path(inspect.getfile(home)).read_text()
-    assert fault.old in source
-    file = tmp_path / "faulty.py"
-    file.write_text(source.replace(fault.old, fault.new))
-    spec = importlib.util.spec_from_file_location(f"{home.__package__}._faulty", file)
-    faulty = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(faulty)
+    if fault.old not in Path(inspect.getfile(home)).read_text():
+        monkeypatch.setitem(sys.modules, triton_parts.__name__, copy(triton_parts, tmp_path, fault))
+        faulty = copy(home, tmp_path)
+    else:
+        faulty = copy(home, tmp_path, fault)
     assert caught(kernel, getattr(faulty, kernel.fast.__name__))
+
+
+def copy(module, folder, fault=None):
+    """Loaded beside it, with the fault."""
+    source = Path(inspect.getfile(module)).read_text()
+    if fault:
+        assert fault.old in source
+        source = source.replace(fault.old, fault.new)
+    file = folder / f"{module.__name__}.py"
+    file.write_text(source)
+    spec = importlib.util.spec_from_file_location(f"{module.__package__}._faulty", file)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
 
 
 def caught(kernel, fast):
