@@ -44,6 +44,8 @@ METHODS: dict[str, Callable[[float], kv.Method]] = {
     "EMS": kv.EMS,
     "EMS, mass bias": lambda ratio: kv.EMS(ratio, mass_bias=True),
     "EMS, evict only": lambda ratio: kv.EMS(ratio, tau=1.1),
+    "EMS, unrotated": lambda ratio: kv.EMS(ratio, unrotated=True),
+    "EMS, unrotated, mass bias": lambda ratio: kv.EMS(ratio, unrotated=True, mass_bias=True),
     "EMS, pool 5": lambda ratio: kv.EMS(ratio, pool=5),
     "EMS, pool 5, mass bias": lambda ratio: kv.EMS(ratio, pool=5, mass_bias=True),
     "ActQKV": kv.ActQKV,

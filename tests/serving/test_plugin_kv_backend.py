@@ -40,6 +40,7 @@ def plugin() -> Iterator[Any]:
                 "pools": "sglang.srt.mem_cache.memory_pool",
                 "batch": "sglang.srt.model_executor.forward_batch_info",
                 "radix": "sglang.srt.layers.radix_attention",
+                "rotary": "abduce.serving.sglang.plugin.kv_rotary",
             }
             found = SimpleNamespace(**{name: importlib.import_module(path) for name, path in names.items()})
             found.kv.register()
@@ -349,6 +350,43 @@ def test_prompts_that_are_read_inexactly_have_a_prefix_cache_of_their_own(
         request.extra_key = key  # type: ignore[attr-defined]
         plugin.kv.keep_apart(lambda scheduler, request: None, None, request)
     assert [request.extra_key for request in requests] == keys  # type: ignore[attr-defined]
+
+
+def model(plugin: Any, *rotary: Any) -> Any:
+    """Of layers that turn their keys by these."""
+    layers = []
+    for i, each in enumerate(rotary):
+        layer = torch.nn.Module()
+        layer.attn = plugin.radix.RadixAttention(HEADS, D, 1.0, N_KV, i)
+        layer.rotary_emb = each
+        layers.append(layer)
+    return torch.nn.Sequential(*layers)
+
+
+def turns(plugin: Any, base: int = 10_000, half: bool = True) -> Any:
+    return plugin.rotary.RotaryEmbedding(D, D, 200, base, half, torch.float32)
+
+
+def test_the_positions_that_the_model_put_on_its_keys_come_off(plugin: Any) -> None:
+    from abduce.serving.kernels.ems import unrotated
+
+    rotary = turns(plugin)
+    tables = plugin.rotary.rotary_of(model(plugin, rotary, rotary))
+    k, position = torch.randn(50, N_KV, D), torch.arange(50) * 3
+    turned = rotary.forward_native(position, k.flatten(1).clone(), k.flatten(1).clone())[1].view_as(k)
+    assert (turned - k).abs().max() > 0.5
+    back = unrotated.turned(turned, position.expand(N_KV, -1), tables(), back=True)
+    torch.testing.assert_close(back, k, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("plain_model")
+def test_a_model_that_is_rotated_otherwise_is_refused(plugin: Any) -> None:
+    one, other, pairs = turns(plugin), turns(plugin, 500), turns(plugin, half=False)
+    asked = parse("ems:unrotated=true")
+    plugin.kv.refuse(runner(model=model(plugin, one, one)), asked)
+    for layers in ((one, other), (one, None), (pairs, pairs), ()):
+        with pytest.raises(ValueError, match="Leave out unrotated=true"):
+            plugin.kv.refuse(runner(model=model(plugin, *layers)), asked)
 
 
 def runner(**changed: Any) -> Any:

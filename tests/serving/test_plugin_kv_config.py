@@ -11,7 +11,9 @@ def test_a_name_alone_is_the_defaults(name: str) -> None:
     assert backend_of(parse(name)) == f"abduce_{name}"
 
 
-@pytest.mark.parametrize("text", [*METHODS, "ems:budget=99,tau=0.25,mass_bias=true", "actqkv:page=16"])
+@pytest.mark.parametrize(
+    "text", [*METHODS, "ems:budget=99,tau=0.25,mass_bias=true,unrotated=true", "actqkv:page=16"]
+)
 def test_what_is_written_out_is_read_back(text: str) -> None:
     assert text_of(parse(text)) == text
     assert parse(text_of(parse(text))) == parse(text)

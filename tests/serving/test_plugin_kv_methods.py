@@ -260,8 +260,37 @@ def test_what_no_later_step_reads_may_be_told(release: bool) -> None:
     assert all(torch.equal(a, b) for a, b in zip(outs[:11], outs[11:], strict=True))
 
 
+def test_entries_may_be_made_of_keys_without_their_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the prompt, and again with what was generated, each entry at its own position."""
+    angle = torch.arange(200)[:, None] * 0.3 ** torch.arange(D // 2)
+    rotary, made, compress = ems.Rotary(angle.cos(), angle.sin()), [], ems.compress
+
+    def watched(*args: Any, **words: Any) -> Any:
+        made.append((words["rotary"], words["position"], compress(*args, **words)))
+        return made[-1][2]
+
+    monkeypatch.setattr(ems, "compress", watched)
+    pool, one = Pool(n_layers=1, smooth=True), row(0)
+    config = Ems(budget=24, window=8, tail=4, tau=0.1, unrotated=True)
+    method = method_of(config, lambda: rotary)
+    pool.prompt(method, one, 80)
+    for _ in range(6):
+        pool.step(method, [one])
+    (first, _, entries), (second, again, _) = made
+    assert first is second is rotary
+    slots = pool.caches[0].slots(one, 0, 80)
+    k, v, q = pool.caches[0].k[slots], pool.caches[0].v[slots], pool.queries[0][0, :80]
+    score = ems.score(q, k, ems.Config(budget=24, window=8), SCALE)
+    wanted, rotated = (
+        compress(k, v, score, ems.Config(budget=24, window=8, tau=0.1), rotary=r) for r in (rotary, None)
+    )
+    close(entries.k, wanted.k)
+    assert (entries.k - rotated.k).abs().max() > 1e-3
+    assert torch.equal(again, torch.cat([entries.position, torch.arange(80, 84).expand(2, -1)], 1))
+
+
 def test_the_sizes_and_defaults_are_the_kernels_own() -> None:
-    assert {**vars(ems.Config()), "release": False} == vars(Ems())
+    assert {**vars(ems.Config()), "unrotated": False, "release": False} == vars(Ems())
 
 
 # ---------------------------------------------------------------- ActQKV

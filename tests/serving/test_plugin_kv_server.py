@@ -21,7 +21,7 @@ from .test_plugin_server import CASES, ROOT, ask, entry_point, generate, ids
 pytestmark = pytest.mark.sglang
 
 METHODS = [
-    "ems:budget=72,window=16,tail=8,mass_bias=true,release=true",
+    "ems:budget=72,window=16,tail=8,mass_bias=true,unrotated=true,release=true",
     "actqkv:budget=32,page=8,first=8,last=32,k_min=1,refresh=2",
     "deltallm:theta=0.0,local=64,block=8",  # Θ = 0: runs of single tokens, the keep ratio is 1
 ]

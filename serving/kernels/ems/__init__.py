@@ -8,10 +8,12 @@ import torch
 from ..base import form
 from . import reference
 from .reference import Config, Entries, classify, global_local_score, pooled
+from .unrotated import Rotary, merge_unrotated, taken
 
 __all__ = [
     "Config",
     "Entries",
+    "Rotary",
     "attend",
     "classify",
     "column_sums",
@@ -48,11 +50,13 @@ def compress(
     position: torch.Tensor | None = None,
     weight: torch.Tensor | None = None,
     mass: torch.Tensor | None = None,
+    rotary: Rotary | None = None,
 ) -> Entries:
     """`config.budget` entries from n tokens: k, v [n, kv_heads, head_dim], s [kv_heads, n].
 
     With n ≤ budget nothing changes. The inputs are not written to. Compressing again passes the entries' own
-    position, weight and mass [kv_heads, n], so that a centre counts by all that it holds.
+    position, weight and mass [kv_heads, n], so that a centre counts by all that it holds. With `rotary` keys
+    are merged as they were before they were turned by it.
     """
     n, n_kv = k.shape[:2]
     if position is None:
@@ -65,7 +69,12 @@ def compress(
     ours = form(k, reference)
     centres, tokens = classify(s, config)
     target = ours.assign(k, v, centres, tokens, config.tau)
-    kept = ours.merge(k, weight, centres, tokens, target, True) if config.merge_keys else _take(k, centres)
+    if not config.merge_keys:
+        kept = taken(k, centres)
+    elif rotary is None:
+        kept = ours.merge(k, weight, centres, tokens, target, True)
+    else:
+        kept = merge_unrotated(k, weight, position, centres, tokens, target, *rotary)
     merged = ours.merge(v, weight, centres, tokens, target, False)
     recent = torch.arange(n - config.window, n, device=k.device)
     where = torch.cat([centres, recent.expand(n_kv, -1)], 1)
@@ -91,11 +100,6 @@ def attend(
     if mass_bias:
         s = s + entries.mass.to(wide).log().repeat_interleave(group, 0)
     return torch.einsum("ihj,jhd->ihd", torch.softmax(s, -1), v).to(q.dtype), torch.logsumexp(s, -1)
-
-
-def _take(x: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
-    heads = torch.arange(x.shape[1], device=x.device)
-    return x[centres.transpose(0, 1), heads]
 
 
 def _source(n: int, where: torch.Tensor, tokens: torch.Tensor, target: torch.Tensor, m: int) -> torch.Tensor:

@@ -168,7 +168,34 @@ def merge(
     return torch.where(alone | (total <= 0), centre, merged).transpose(0, 1).contiguous().to(x.dtype)
 
 
+def merge_unrotated(
+    k: torch.Tensor, weights: torch.Tensor, position: torch.Tensor, centres: torch.Tensor,
+    tokens: torch.Tensor, target: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    """What `unrotated.merge_unrotated` gives, class by class, channels c and c + half being the parts of one
+    complex number."""
+    half, turns = cos.shape[1], torch.complex(cos, sin)
+    turns = turns / turns.abs()
+    keys = k[centres.T, torch.arange(k.shape[1], device=k.device)]
+    for h in range(k.shape[1]):
+        turn = turns[position[h]]
+        near = _times(k[:, h].to(cos.dtype), turn.conj(), half)
+        for y, centre in enumerate(centres[h].tolist()):
+            members = [centre, *tokens[h][target[h] == y].tolist()]
+            w = weights[h, members].to(cos.dtype)
+            if len(members) > 1 and w.sum() > 0:
+                u = w @ torch.nn.functional.normalize(near[members], dim=-1)
+                merged = near[centre].norm() * torch.nn.functional.normalize(u, dim=0)
+                keys[y, h] = _times(merged, turn[centre], half).to(k.dtype)
+    return keys
+
+
 # ---------------------------------------------------------------- details
+
+
+def _times(x: torch.Tensor, turn: torch.Tensor, half: int) -> torch.Tensor:
+    pair = torch.complex(x[..., :half], x[..., half : 2 * half]) * turn
+    return torch.cat([pair.real, pair.imag, x[..., 2 * half :]], -1)
 
 
 def _logits(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..base import Kernel, Work, dense
-from . import kernel, reference
+from . import kernel, reference, unrotated
 
 
 def _attended(
@@ -70,6 +70,30 @@ def _merges(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, Any]
             yield {"x": k, "weights": weights, **case, "target": target, "unit": unit}
 
 
+def _unrotated(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Words of five clusters at scattered positions, turned by them; of 80 channels 16 are not."""
+    for n, n_kv, d, m, n_tokens in [(9, 1, 16, 1, 5), (100, 2, 32, 63, 30), (130, 3, 80, 40, 80)]:
+        case = _classes(torch.float64, torch.device("cpu"), n, n_kv, d, m, n_tokens)
+        rng = torch.Generator().manual_seed(n)
+        position = torch.stack([torch.randperm(4 * n, generator=rng)[:n].sort().values for _ in range(n_kv)])
+        rotary = _rotary(4 * n, 32 if d == 80 else d // 2)
+        k, v = case.pop("k"), case.pop("v")
+        case["target"] = reference.assign(k, v, case["centres"], case["tokens"], 0.5)
+        case |= {
+            "k": unrotated.turned(k, position, rotary).to(dtype),
+            "weights": torch.rand(n_kv, n, generator=rng),
+            "position": position,
+            **rotary._asdict(),
+        }
+        yield {name: x.to(device) for name, x in case.items()}
+
+
+def _rotary(n: int, half: int) -> unrotated.Rotary:
+    """With a factor, as YaRN's has."""
+    angle = torch.arange(n)[:, None] * 10_000.0 ** -(torch.arange(half) / half)
+    return unrotated.Rotary(1.1 * angle.cos(), 1.1 * angle.sin())
+
+
 def _large_classes(device: torch.device) -> dict[str, Any]:
     return _classes(torch.bfloat16, device, 32768, 8, 128, 224, 7 * 224)
 
@@ -85,6 +109,14 @@ def _large_merge(device: torch.device) -> dict[str, Any]:
         "target": target,
         "unit": True,
     }
+
+
+def _large_unrotated(device: torch.device) -> dict[str, Any]:
+    case = _large_merge(device)
+    k, _ = case.pop("x"), case.pop("unit")
+    n, n_kv, d = k.shape
+    tables = {name: x.to(device) for name, x in _rotary(n, d // 2)._asdict().items()}
+    return {**case, **tables, "k": k, "position": torch.arange(n, device=device).expand(n_kv, -1)}
 
 
 def _columns_work(a: Mapping[str, Any]) -> Work:
@@ -123,6 +155,14 @@ KERNELS = (
         lambda device: {**_large_classes(device), "tau": 0.5},
         _assign_work,
         peers={"torch": reference.assign},
+    ),
+    Kernel(
+        "ems.merge_unrotated",
+        reference.merge_unrotated,
+        unrotated.merge_unrotated,
+        _unrotated,
+        _large_unrotated,
+        lambda a: _merge_work({**a, "x": a["k"]}),
     ),
     Kernel("ems.merge", reference.merge, kernel.merge, _merges, _large_merge, _merge_work),
 )

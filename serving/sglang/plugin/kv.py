@@ -23,6 +23,7 @@ from ... import settings
 from .hooks import around, is_around
 from .kv_backend import EXACT, REQUESTS, KVReading, backend, wants
 from .kv_config import METHODS, Config, Ems, backend_of, namespace, parse
+from .kv_rotary import rotary_of
 
 FORWARD = "sglang.srt.managers.tp_worker:TpModelWorker.forward_batch_generation"
 ARRIVE = "sglang.srt.managers.scheduler:Scheduler._maybe_namespace_elastic_radix_cache"
@@ -103,6 +104,11 @@ def refuse(runner: Any, config: Config) -> None:
     for what, there in found.items():
         if there:
             raise ValueError(f"{name} does not serve models with {what}. Serve it without --kv.")
+    if isinstance(config, Ems) and config.unrotated and rotary_of(runner.model) is None:
+        raise ValueError(
+            f"{name} cannot take the positions off this model's keys: it does not rotate all layers as Llama "
+            "does. Leave out unrotated=true."
+        )
     settled = {
         "--speculative-algorithm": args.speculative_algorithm is not None,
         "--enable-mixed-chunk": args.enable_mixed_chunk,

@@ -17,8 +17,9 @@ from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBack
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 
 from .kv_base import Cache, Row, Watcher
-from .kv_config import Config, namespace, text_of
+from .kv_config import Config, Ems, namespace, text_of
 from .kv_methods import method_of
+from .kv_rotary import rotary_of
 from .kv_side import attend
 
 REQUESTS: WeakValueDictionary[str, Any] = WeakValueDictionary()
@@ -54,10 +55,11 @@ class KVReading:
     token_to_kv_pool: Any
     req_to_token_pool: Any
 
-    def start(self, config: Config) -> None:
+    def start(self, config: Config, runner: Any) -> None:
         """Before the first forward."""
         self.config = config
-        self.method = method_of(config)
+        turns_back = isinstance(config, Ems) and config.unrotated
+        self.method = method_of(config, rotary_of(runner.model) if turns_back else None)
         self._reads_prompts = isinstance(self.method, Watcher) or namespace(config) is not None
         self.n_steps = 0
         self.n_reduced = 0
@@ -222,7 +224,7 @@ def backend(runner: Any, config: Config) -> Any:
     """The backend for the runner's device."""
     kind: Any = OnCPU if runner.device == "cpu" else _on_gpu()
     made = kind(runner)
-    made.start(config)
+    made.start(config, runner)
     return made
 
 

@@ -22,6 +22,7 @@ class Ems:
     merge_keys: bool = True
     mass_bias: bool = False
     pool: int = 1  # a score becomes the largest of so many neighbours' in the prompt
+    unrotated: bool = False  # keys are merged as they were before their positions were rotated in
     release: bool = False  # SGLang's slots of what is in entries are given back: more requests fit
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ A step first plans each row (`begin`: does this method leave anything out of a s
 in each layer for the parts to be read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,10 @@ from .kv_config import ActQKV, Config, DeltaLLM, Ems
 from .kv_side import Part, Side, beside, pad
 
 
-def method_of(config: Config) -> Method:
-    """The method of these sizes."""
+def method_of(config: Config, rotary: Callable[[], ems.Rotary] | None = None) -> Method:
+    """The method of these sizes, for a model whose keys are turned by `rotary`."""
     if isinstance(config, Ems):
-        return EmsReading(config)
+        return EmsReading(config, rotary)
     return ActQKVReading(config) if isinstance(config, ActQKV) else DeltaLLMReading(config)
 
 
@@ -55,11 +55,12 @@ class EmsReading(Watcher):
     fades by (1 - 1/window) a step: the running mean of the source, taken at once.
     """
 
-    def __init__(self, config: Ems) -> None:
+    def __init__(self, config: Ems, rotary: Callable[[], ems.Rotary] | None) -> None:
         super().__init__()
-        sizes = {name: size for name, size in vars(config).items() if name != "release"}
+        sizes = {name: size for name, size in vars(config).items() if name not in ("unrotated", "release")}
         self.config = ems.Config(**sizes)
         self.release = config.release
+        self.rotary = rotary if config.unrotated else None
         self.n_partial = 0
 
     def concerns(self, n_longest: int) -> bool:
@@ -134,7 +135,8 @@ class EmsReading(Watcher):
             mass = torch.cat([side.mass[old].transpose(0, 1), mass], 1)
         s = self._score(state, k, len(tail), cache.scale)
         self.n_partial += old is None and state.n_queries < len(k) and cache.layer == min(row.layers)
-        entries = ems.compress(k, v, s, self.config, position=position, mass=mass)
+        rotary = self.rotary() if self.rotary else None
+        entries = ems.compress(k, v, s, self.config, position=position, mass=mass, rotary=rotary)
         if old is not None:
             side.give(old)
         state.slots = side.put(entries.k, entries.v, entries.mass)

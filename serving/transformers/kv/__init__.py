@@ -6,6 +6,7 @@
 | `methods.py`   | EMS, ActQKV and DeltaLLM as such methods                                      |
 | `prompts.py`   | a text that is read inexactly: by retrieval, by differences                    |
 | `baselines.py` | the whole cache, StreamingLLM, SnapKV, H2O and INT8 keys                      |
+| `rotary.py`    | by what a model turns its keys                                                |
 | `press.py`     | `EMSPress`: EMS on the model's own cache, with kvpress's interface             |
 
 This is where quality is measured. What serves requests is in serving/sglang/plugin.

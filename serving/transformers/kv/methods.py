@@ -12,13 +12,15 @@ import torch
 from ...errors import UsageError
 from ...kernels import actqkv, deltallm, ems
 from .reading import Kept, Prefix, attend, n_kept
+from .rotary import demand
 
 
 @dataclass(frozen=True)
 class EMS:
     """Per KV head: centres by the global-local score, similar tokens merged into them, the last ones exact.
 
-    tau above 1 merges nothing: eviction by the same scores.
+    tau above 1 merges nothing: eviction by the same scores. `unrotated` merges keys as they were before
+    their positions were rotated in.
     """
 
     keep_ratio: float
@@ -27,6 +29,7 @@ class EMS:
     merge_keys: bool = True
     mass_bias: bool = False
     pool: int = 1
+    unrotated: bool = False
 
     def __call__(self, prefix: Sequence[Prefix]) -> Kept:
         """See Method."""
@@ -36,7 +39,8 @@ class EMS:
         kept = []
         for each in prefix:
             s = ems.pooled(ems.global_local_score(*each.attention_sums(self.window), n), self.pool)
-            kept.append(ems.compress(each.k, each.v, s, config))
+            rotary = demand(each.rotary) if self.unrotated else None
+            kept.append(ems.compress(each.k, each.v, s, config, rotary=rotary))
         mass = [entries.mass for entries in kept] if self.mass_bias else None
         return Kept([x.k for x in kept], [x.v for x in kept], prefix[0].scale, n, mass)
 

@@ -22,6 +22,7 @@ from ...errors import UsageError
 from ...kernels import ems
 from ..model import demand_plain_layers
 from .reading import n_kept
+from .rotary import demand, rotary_of
 
 
 @dataclass
@@ -35,6 +36,7 @@ class EMSPress:
     rho: int = 8
     merge_keys: bool = True
     pool: int = 1
+    unrotated: bool = False  # keys are merged as they were before their positions were rotated in
 
     def __post_init__(self) -> None:
         if not 0 <= self.compression_ratio < 1:
@@ -112,11 +114,15 @@ class EMSPress:
         )
         scores = self.score(module, hidden_states, keys, values, attentions, kwargs)
         rows = zip(keys.transpose(1, 2), values.transpose(1, 2), scores, strict=True)
-        kept = [ems.compress(k, v, s, config) for k, v, s in rows]
+        turned = [self._rotary(module, kwargs, i) for i in range(len(keys))]
+        kept = [ems.compress(k, v, s, config, rotary=t) for (k, v, s), t in zip(rows, turned, strict=True)]
         return (
             torch.stack([each.k for each in kept]).transpose(1, 2).contiguous(),
             torch.stack([each.v for each in kept]).transpose(1, 2).contiguous(),
         )
+
+    def _rotary(self, module: Any, kwargs: dict[str, Any], row: int) -> ems.Rotary | None:
+        return demand(rotary_of(module, kwargs["position_embeddings"], row)) if self.unrotated else None
 
 
 def _queries(module: Any, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

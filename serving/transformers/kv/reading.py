@@ -14,18 +14,21 @@ from typing import Any, Protocol
 import torch
 
 from ...errors import UsageError
-from ...kernels import paged
+from ...kernels import ems, paged
 from ..model import demand_plain_layers, library
+from .rotary import rotary_of
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """What one layer computed of a text: q [n, heads, head_dim], k, v [n, kv_heads, head_dim], rotated."""
+    """What one layer computed of a text: q [n, heads, head_dim], k, v [n, kv_heads, head_dim], rotated, and
+    by what, if the model tells."""
 
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
     scale: float
+    rotary: ems.Rotary | None = None
     _sums: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)
 
     def attention_sums(self, window: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,12 +132,14 @@ class Reader:
         for layer, each in enumerate(after):
             cache.update(*(x.transpose(0, 1)[None] for x in (each.k, each.v)), layer)
         self._read: list[Prefix] = []
-        self._forward(ids, len(after[0].k) if after else 0, cache, logits_to_keep=1)
+        n_before = len(after[0].k) if after else 0
+        self._rotary = self._tables(n_before + len(ids))
+        self._forward(ids, n_before, cache, logits_to_keep=1)
         read = self._read
         if not after:
             return read
         return [
-            Prefix(torch.cat([old.q, new.q]), new.k, new.v, new.scale)
+            Prefix(torch.cat([old.q, new.q]), new.k, new.v, new.scale, new.rotary)
             for old, new in zip(after, read, strict=True)
         ]
 
@@ -153,6 +158,14 @@ class Reader:
         finally:
             self._memory = None
         return torch.cat(logits)
+
+    def _tables(self, n: int) -> ems.Rotary | None:
+        """Of n positions."""
+        decoder = self.model.get_decoder()
+        if not hasattr(decoder, "rotary_emb"):
+            return None
+        like = torch.zeros((), dtype=self.model.dtype, device=self.model.device)
+        return rotary_of(decoder, decoder.rotary_emb(like, torch.arange(n, device=like.device)[None]))
 
     def _forward(self, ids: Sequence[int], position: int, cache: Any, **more: Any) -> torch.Tensor:
         given = torch.tensor([list(ids)], device=self.model.device)
@@ -208,7 +221,7 @@ def _attention(
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     causal = _causal(len(q), len(k), q)
     if reader._memory is None:
-        reader._read.append(Prefix(q, k, v, scale))
+        reader._read.append(Prefix(q, k, v, scale, reader._rotary))
         if reader._prompt is not None:
             return reader._prompt(q, k, v, scale)[None], None
         o = torch.nn.functional.scaled_dot_product_attention(

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 
 class Fault(NamedTuple):
-    """In the file that defines the kernel's fast form, `old` becomes `new`."""
+    """In the file that defines the kernel's fast form, or in `triton_parts.py` if it is only there, `old`
+    becomes `new`."""
 
     kernel: str
     old: str
@@ -13,6 +14,8 @@ class Fault(NamedTuple):
 
 FAULTS = [
     Fault("paged.decode", "fade = tl.exp2(top - base)", "fade = tl.exp2(base - base)"),
+    Fault("paged.decode", "total * fade + tl.sum(w, 1)", "total + tl.sum(w, 1)"),
+    Fault("paged.decode", "acc / safe[:, None]", "acc"),
     Fault("paged.decode", "there = slot >= 0", "there = slot > 0"),
     Fault("paged.decode", "mask=at < width, other=-1", "mask=at < width + 1, other=-1"),
     Fault("paged.decode", "+ g * k_h", "+ 0 * k_h"),
@@ -38,6 +41,12 @@ FAULTS = [
     Fault("ems.assign", "here > best", "here >= best"),
     Fault("ems.merge", "start == end", "start >= end - 1"),
     Fault("ems.merge", "total * (length / ", "total * (1.0 / "),
+    Fault("ems.merge_unrotated", "second * cos + first * sin", "second * cos - first * sin"),
+    Fault("ems.merge_unrotated", "rotary, back=True", "rotary"),
+    Fault("ems.merge_unrotated", "position.gather(1, centres)", "position[:, :m]"),
+    Fault("ems.merge_unrotated", "cos / length, (", "cos, ("),
+    Fault("ems.merge_unrotated", "place[:, :m], place[:, m:]", "centres, tokens"),
+    Fault("ems.merge_unrotated", "torch.where(alone, taken(k, centres), keys)", "taken(k, centres)"),
     Fault(
         "deltallm.encode",
         "r = tl.where(new, now, r)\n        tl.store(approximate",
@@ -49,6 +58,8 @@ FAULTS = [
     Fault("deltallm.attend_packed", "(tl.cumsum(of_channel, 0) - of_channel)", "tl.cumsum(of_channel, 0)"),
     Fault("deltallm.attend_packed", "tl.where(tile >= 0, slot, -1) >= 0", "slot >= -1"),
     Fault("deltallm.attend_packed", "begin = tl.load(first + own", "begin = tl.load(first + tile"),
+    Fault("deltallm.attend_packed", "fade = tl.exp2(top - base)", "fade = tl.exp2(base - base)"),
+    Fault("deltallm.hybrid_attention", "fade = tl.exp2(top - base)", "fade = tl.exp2(base - base)"),
     Fault("deltallm.hybrid_attention", "- j[None, :] < local", "- j[None, :] <= local"),
     Fault("deltallm.hybrid_attention", "& (start >= n_sink)", "& (start >= 0)"),
     Fault("deltallm.hybrid_attention", "(first + BLOCK - 1 - start < local)", "(first - start < local)"),
@@ -63,6 +74,7 @@ FAULTS = [
     Fault("flash_lla.forward_and_backward", "first + N - 1 + window", "first + window"),
     Fault("flash_lla.decode", "new = tl.maximum(highest, tl.max(s, 0))", "new = tl.max(s, 0)"),
     Fault("flash_lla.decode", "key - shift[None, :]", "key"),
+    Fault("hogwild.attend", "fade = tl.exp2(top - base)", "fade = tl.exp2(base - base)"),
     Fault("hogwild.attend", "q_b.to(tl.float32) * c + q_a", "q_b.to(tl.float32) * c - q_a"),
     Fault("hogwild.attend", "j[None, :] <= place[:, None]", "j[None, :] < place[:, None]"),
     Fault("hogwild.attend", "tl.max(place, 0) + 1", "tl.max(place, 0)"),

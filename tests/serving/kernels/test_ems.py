@@ -6,6 +6,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: make test-s
 
 from abduce.serving.kernels import ems  # noqa: E402
 from abduce.serving.kernels.ems import reference  # noqa: E402
+from abduce.serving.kernels.ems.unrotated import turned  # noqa: E402
 
 D = 16
 SCALE = D**-0.5
@@ -134,6 +135,72 @@ def test_tau_above_one_is_plain_eviction():
     for h in range(2):
         assert torch.equal(entries.k[:, h], k[entries.position[h], h])
         assert torch.equal(entries.v[:, h], v[entries.position[h], h])
+
+
+def tables(n=200, half=D // 2):
+    angle = torch.arange(n).double()[:, None] * 100.0 ** -(torch.arange(half).double() / half)
+    return ems.Rotary(angle.cos(), angle.sin())
+
+
+def test_unrotated_without_merging_is_eviction_bit_for_bit():
+    q, k, v = sequence()
+    config = small(tau=1.1)
+    s = ems.score(q, k, config, SCALE)
+    plain, unrotated = ems.compress(k, v, s, config), ems.compress(k, v, s, config, rotary=tables())
+    assert all(torch.equal(x, y) for x, y in zip(vars(plain).values(), vars(unrotated).values(), strict=True))
+    within = ems.compress(k, v, s, small(budget=120), rotary=tables())
+    assert within.k is k
+
+
+@pytest.mark.parametrize("what", ["one position", "no rotation"])
+def test_unrotated_is_the_plain_merge_where_positions_do_not_differ(what):
+    q, k, v = sequence()
+    config = small(merge_keys=True)
+    s = ems.score(q, k, config, SCALE)
+    rotary, position = tables(), torch.full((2, 120), 77)
+    if what == "no rotation":
+        rotary = ems.Rotary(torch.ones(120, 8).double(), torch.zeros(120, 8).double())
+        position = torch.arange(120).expand(2, -1)
+    plain = ems.compress(k, v, s, config, position=position)
+    unrotated = ems.compress(k, v, s, config, position=position, rotary=rotary)
+    assert float(plain.mass.max()) > 1
+    assert torch.equal(plain.source, unrotated.source)
+    for name in ("k", "v", "weight"):
+        torch.testing.assert_close(getattr(plain, name), getattr(unrotated, name), rtol=1e-12, atol=1e-12)
+
+
+def test_unrotated_copies_of_a_word_leave_its_key_as_it_was():
+    """Twelve words, each several times a few positions apart: near enough to be alike while they are rotated.
+    Merged without their positions, a centre's key stays what it was, and merged with them it does not."""
+    g, n = rng(3), 80
+    word = torch.cat([torch.arange(12), torch.randint(0, 12, (60,), generator=g), torch.arange(8)])
+    position = torch.arange(n)[None]
+    k, v = (torch.randn(12, 1, D, generator=g).double()[word] for _ in range(2))
+    slow = tables(half=2)  # the other channels are not turned
+    k = turned(k, position, slow)
+    s = torch.ones(1, n).double()
+    s[0, :12] = 2
+    config = small(budget=20, tau=0.5, gamma=1.0)
+    plain, unrotated = (ems.compress(k, v, s, config, position=position, rotary=r) for r in (None, slow))
+    assert torch.equal(plain.source, unrotated.source)
+    own = plain.source[0, 12:72] == word[12:72]
+    merged = plain.source[0, 12:72] >= 0
+    assert int(merged.sum()) > 20
+    assert torch.equal(own, merged)
+    torch.testing.assert_close(unrotated.k[:12], k[:12], rtol=1e-12, atol=1e-12)
+    assert (plain.k[:12] - k[:12]).abs().max() > 1e-2
+
+
+def test_turning_back_undoes_turning_and_keeps_lengths():
+    _, k, _ = sequence()
+    position = torch.stack([torch.arange(120), torch.arange(120).flip(0)])
+    for half in (8, 5):  # of all channels, and of ten of sixteen
+        rotary = ems.Rotary(*(3 * x for x in tables(half=half)))
+        there = turned(k, position, rotary)
+        torch.testing.assert_close(there.norm(dim=-1), k.norm(dim=-1))
+        assert torch.equal(there[..., 2 * half :], k[..., 2 * half :])
+        assert (there - k).abs().max() > 1
+        torch.testing.assert_close(turned(there, position, rotary, back=True), k)
 
 
 def test_duplicates_are_merged_without_loss_when_their_mass_counts():

@@ -10,6 +10,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 
 from abduce.serving.errors import UsageError  # noqa: E402
 from abduce.serving.kernels import ems  # noqa: E402
+from abduce.serving.kernels.ems import unrotated  # noqa: E402
 from abduce.serving.transformers import kv  # noqa: E402
 
 N, VOCABULARY = 150, 97
@@ -141,6 +142,47 @@ def test_the_baselines_keep_what_was_looked_at_and_the_last(prefix, method):
         there = torch.cat([best, torch.arange(N - last, N)])
         assert torch.equal(memory.k[2][:, h], each.k[there, h])
         assert torch.equal(memory.v[2][:, h], each.v[there, h])
+
+
+def test_the_positions_come_off_the_keys(reader, prefix):
+    """One token all over: in the first layer all its keys are the same, but for their positions."""
+    keys = reader.read([5] * 40)[0]
+    back = unrotated.turned(keys.k, torch.arange(40).expand(2, -1), keys.rotary, back=True)
+    assert (keys.k[39] - keys.k[0]).abs().max() > 0.1
+    near(back, keys.k[:1].expand_as(back))
+
+
+def test_unrotated_keys_that_are_the_same_stay_as_they_are_where_their_centres_are(reader):
+    prefix = reader.read([5] * 40)
+    plain, unrotated = (kv.EMS(0.5, window=8, mass_bias=True, unrotated=u)(prefix) for u in (False, True))
+    assert torch.equal(plain.mass[0], unrotated.mass[0])
+    assert float(plain.mass[0].max()) >= 2  # something was merged
+
+    def apart(memory):
+        """From the nearest key that was there."""
+        return (memory.k[0][:, None] - prefix[0].k[None]).abs().amax(-1).amin(1).max()
+
+    assert apart(unrotated) < 1e-5
+    assert apart(plain) > 1e-2
+
+
+def test_keys_that_are_rotated_in_other_pairs_are_refused():
+    config = transformers.CohereConfig(
+        vocab_size=VOCABULARY, hidden_size=48, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=512, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model = transformers.CohereForCausalLM(config).eval()
+    with pytest.raises(UsageError, match="otherwise than Llama"):
+        pressed_by(kv.EMSPress(0.5, window_size=8, unrotated=True), model)
+    read = kv.Reader(model).read(tokens()[:N])
+    with pytest.raises(UsageError, match="Leave out unrotated"):
+        kv.EMS(0.5, window=8, unrotated=True)(read)
+
+
+def pressed_by(press, model):
+    with torch.inference_mode(), press(model):
+        model(torch.tensor([tokens()[:N]]), past_key_values=transformers.DynamicCache())
 
 
 def test_runs_of_equal_keys_lose_nothing(reader):
@@ -289,13 +331,14 @@ def test_generate_counts_positions_from_the_whole_text():
     assert not torch.equal(pressed(press, ids)[2], pressed(no_press, ids)[2])
 
 
-def test_the_press_and_the_memory_are_the_same_method(reader, prefix):
+@pytest.mark.parametrize("more", [{}, {"unrotated": True}])
+def test_the_press_and_the_memory_are_the_same_method(reader, prefix, more):
     model, cache, ids = tiny(), transformers.DynamicCache(), tokens()
-    with torch.inference_mode(), kv.EMSPress(compression_ratio=0.75, window_size=8)(model):
+    with torch.inference_mode(), kv.EMSPress(compression_ratio=0.75, window_size=8, **more)(model):
         model(torch.tensor([ids[:N]]), past_key_values=cache)
         places = torch.arange(N, len(ids))[None]
         got = model(torch.tensor([ids[N:]]), past_key_values=cache, position_ids=places).logits[0]
-    near(got, reader.tell(kv.EMS(0.25, window=8)(prefix), ids[N:], N))
+    near(got, reader.tell(kv.EMS(0.25, window=8, **more)(prefix), ids[N:], N))
 
 
 def test_the_score_is_that_of_the_queries_that_were_used(prefix):
