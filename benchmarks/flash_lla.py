@@ -1,7 +1,6 @@
 """Local linear attention beside softmax and linear attention, on tasks made here.
 
     python benchmarks/flash_lla.py regression [--streams 16]
-    python benchmarks/flash_lla.py recall [--steps 400] [--seeds 3]
     python benchmarks/flash_lla.py tracking [--steps 400] [--seeds 3]
     python benchmarks/flash_lla.py solver
 
@@ -13,10 +12,9 @@ error over the variance of y, in the first segment, in the next three, in the fo
 last quarter of segments 2 to 8, and its ratio to LLA's over segments 2 to 8 with a 95 % bootstrap interval
 over streams.
 
-`recall`: pairs of key and value tokens, then the keys in another order; right is each key's value. A token is
-read with its predecessor, so one layer without feed-forward part suffices. `tracking`: permutations of three
-things, the product so far is asked for at each token; two layers with a feed-forward part. Models are trained
-from the same seeds on the same data; accuracy is on 512 new sequences.
+`tracking`: permutations of three things, the product so far is asked for at each token; two layers with a
+feed-forward part. Models are trained from the same seeds on the same data; accuracy is on 512 new sequences.
+Recall has a script of its own, `flash_lla_recall.py`.
 
 `solver`: relative error of the output by iterations of conjugate gradients in float64, and iterations until
 each row's residual is 1e-6 of the first. Needs torch.
@@ -206,33 +204,29 @@ class Other(LocalLinearAttention):
 
 
 class Model(nn.Module):
-    """Embedding of a token and its predecessor or its place, attention layers, a head."""
+    """Embedding of a token and its place, layers of attention and a feed-forward part, a head."""
 
-    def __init__(self, kind: str, size: int, n_out: int, length: int, *, n_layers: int, shift: bool) -> None:
+    def __init__(self, kind: str, size: int, length: int, n_layers: int) -> None:
         super().__init__()
-        width, n_heads, self.shift = 32, 2, shift
-        self.embed, self.before = nn.Embedding(size, width), nn.Embedding(size if shift else length, width)
+        width, n_heads = 32, 2
+        self.embed, self.place = nn.Embedding(size, width), nn.Embedding(length, width)
         self.attend = nn.ModuleList(
             LocalLinearAttention(width, n_heads) if kind == "LLA" else Other(kind, width, n_heads)
             for _ in range(n_layers)
         )
         self.think = nn.ModuleList(
-            nn.Identity()
-            if shift
-            else nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+            nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
             for _ in range(n_layers)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 * n_layers + 1))
-        self.head = nn.Linear(width, n_out)
+        self.head = nn.Linear(width, size)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Logits [batch, length, n_out]."""
-        beside = F.pad(ids, (1, 0))[:, :-1] if self.shift else torch.arange(ids.shape[1])
-        x = self.embed(ids) + self.before(beside)
+        """Logits [batch, length, size]."""
+        x = self.embed(ids) + self.place.weight[: ids.shape[1]]
         for i, (attend, think) in enumerate(zip(self.attend, self.think, strict=True)):
             x = x + attend(self.norms[2 * i](x))
-            if not self.shift:
-                x = x + think(self.norms[2 * i + 1](x))
+            x = x + think(self.norms[2 * i + 1](x))
         out: Tensor = self.head(self.norms[-1](x))
         return out
 
@@ -240,19 +234,6 @@ class Model(nn.Module):
         """The λ learnt, or nothing."""
         layers = [layer for layer in self.attend if not isinstance(layer, Other)]
         return " ".join(f"{value:.2g}" for layer in layers for value in layer.ridge.tolist())
-
-
-N_KEYS, N_PAIRS = 64, 16
-
-
-def recall_batch(n: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Token ids, and what is asked for at each (-100: nothing)."""
-    order = torch.rand(n, N_KEYS, generator=g).argsort(1)[:, :N_PAIRS]
-    values = torch.randint(0, N_KEYS, (n, N_PAIRS), generator=g)
-    pairs = torch.stack([order + 1, values + 1 + N_KEYS], 2).flatten(1)
-    again = torch.rand(n, N_PAIRS, generator=g).argsort(1)
-    ids = torch.cat([pairs, order.gather(1, again) + 1], 1)
-    return ids, torch.cat([torch.full_like(pairs, -100), values.gather(1, again)], 1)
 
 
 PERMUTATIONS = torch.tensor(list(itertools.permutations(range(3))))
@@ -269,15 +250,13 @@ def tracking_batch(n: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
     return ids, torch.stack(out, 1)
 
 
-def trained(
-    model: Model, batch: Callable[..., tuple[Tensor, Tensor]], steps: int, seed: int
-) -> tuple[float, float]:
+def trained(model: Model, steps: int, seed: int) -> tuple[float, float]:
     """Accuracy on new sequences, and CPU seconds."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=steps, pct_start=0.1)
     begun, g = time.process_time(), generator(seed + 100)
     for _ in range(steps):
-        ids, should = batch(64, g)
+        ids, should = tracking_batch(64, g)
         loss = F.cross_entropy(model(ids).flatten(0, 1), should.flatten())
         optimiser.zero_grad()
         loss.backward()
@@ -285,20 +264,21 @@ def trained(
         optimiser.step()
         rate.step()
     with torch.inference_mode():
-        ids, should = batch(512, generator(10_000))
-        right = (model(ids).argmax(-1) == should)[should >= 0].float().mean()
+        ids, should = tracking_batch(512, generator(10_000))
+        right = (model(ids).argmax(-1) == should).float().mean()
     return float(right), time.process_time() - begun
 
 
-def compare(told: argparse.Namespace, make: Callable[[str], Model], batch: Callable[..., Any]) -> None:
-    """Accuracy of each kind and seed."""
+def tracking(told: argparse.Namespace) -> None:
+    """State tracking: accuracy of each kind and seed."""
+    print(f"{N_MOVES} permutations of three things, two layers; by chance {1 / 6:.3f}")
     print(f"{told.steps} steps of 64 sequences, width 32, 2 heads; ridge begins at 1")
     for kind in ("softmax", "linear", "LLA"):
         right, seconds, ridges = [], 0.0, ""
         for seed in range(told.seeds):
             torch.manual_seed(seed)
-            model = make(kind)
-            accuracy, taken = trained(model, batch, told.steps, seed)
+            model = Model(kind, 6, N_MOVES, n_layers=2)
+            accuracy, taken = trained(model, told.steps, seed)
             right.append(accuracy)
             seconds, ridges = seconds + taken, model.ridges()
         shown = " ".join(f"{accuracy:.3f}" for accuracy in right)
@@ -308,19 +288,6 @@ def compare(told: argparse.Namespace, make: Callable[[str], Model], batch: Calla
             f"{kind:8} mean {mean:.3f}   seeds {shown}   {seconds / told.seeds:.0f} CPU s each{learnt}",
             flush=True,
         )
-
-
-def recall(told: argparse.Namespace) -> None:
-    """Associative recall."""
-    print(f"{N_PAIRS} pairs of {N_KEYS} keys and {N_KEYS} values, one layer; by chance {1 / N_KEYS:.3f}")
-    size, length = 2 * N_KEYS + 1, 3 * N_PAIRS
-    compare(told, lambda kind: Model(kind, size, N_KEYS, length, n_layers=1, shift=True), recall_batch)
-
-
-def tracking(told: argparse.Namespace) -> None:
-    """State tracking."""
-    print(f"{N_MOVES} permutations of three things, two layers; by chance {1 / 6:.3f}")
-    compare(told, lambda kind: Model(kind, 6, 6, N_MOVES, n_layers=2, shift=False), tracking_batch)
 
 
 # ---------------------------------------------------------------- the solver
@@ -359,7 +326,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = {"regression": regression, "recall": recall, "tracking": tracking, "solver": solver}
+    parts = {"regression": regression, "tracking": tracking, "solver": solver}
     parser.add_argument("part", choices=parts)
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--steps", type=int, default=400)
