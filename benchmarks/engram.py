@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from abduce.serving.kernels.engram import hash_rows, layouts, lookup, predecessors, reference, token_map
 from abduce.serving.kernels.engram.host_table import HostTable
-from abduce.serving.kernels.engram.module import Addresses, Engram
+from abduce.serving.kernels.engram.module import INIT, Addresses, Engram
 
 SIZE, CONTEXT, BATCH, WIDTH, D_HEAD = 1024, 64, 8, 32, 8
 BUDGET = 96_000
@@ -118,13 +118,15 @@ class Ungated(Engram):
 
 @dataclass(frozen=True)
 class Plan:
-    """`share` of the budget in the table; the rest widens the feed-forward parts."""
+    """`share` of the budget in the table, whose rows begin at `first_rows`; the rest widens the feed-forward
+    parts."""
 
     share: float
     max_order: int = 3
     compress: bool = True
     gated: bool = True
     convolve: bool = True
+    first_rows: float = INIT
 
 
 class Model(nn.Module):
@@ -145,6 +147,7 @@ class Model(nn.Module):
             self.addresses = Addresses(ids, (layout,), pad=PAD)
             kind = Engram if plan.gated else Ungated
             self.engram = kind(layout, WIDTH, D_HEAD, convolve=plan.convolve)
+            self.engram.table.data *= plan.first_rows / INIT
             left -= sum(p.numel() for p in self.engram.parameters())
         self.blocks = nn.ModuleList(Block(4 * WIDTH + max(0, left) // (4 * WIDTH + 2)) for _ in range(2))
 
@@ -165,15 +168,15 @@ def batches(ids: torch.Tensor, steps: int, seed: int) -> Iterator[torch.Tensor]:
         yield torch.stack([ids[i : i + CONTEXT + 1] for i in starts.tolist()])
 
 
-def trained(plan: Plan, corpus: Text, steps: int, seed: int) -> tuple[Model, float]:
-    """The model and its held-out loss, in nats a token."""
+def trained(plan: Plan, corpus: Text, steps: int, seed: int, peak: float = 3e-3) -> tuple[Model, float]:
+    """The model and its held-out loss, in nats a token; `peak`: the learning rate's."""
     torch.manual_seed(seed)
     model = Model(plan, corpus)
     table = [model.engram.table] if model.engram is not None else []
     rest = [p for p in model.parameters() if all(p is not t for t in table)]
-    groups = [{"params": rest, "lr": 3e-3, "weight_decay": 0.01}]
+    groups = [{"params": rest, "lr": peak, "weight_decay": 0.01}]
     if table:  # the source: five times the rate, and no decay
-        groups.append({"params": table, "lr": 1.5e-2, "weight_decay": 0.0})
+        groups.append({"params": table, "lr": 5 * peak, "weight_decay": 0.0})
     optimiser = torch.optim.AdamW(groups)
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: min(1, (s + 1) / 20) * (1 - s / steps))
     for window in batches(corpus.train, steps, seed):
@@ -238,7 +241,7 @@ def train(corpus: Text, steps: int, seeds: int) -> None:
     best_at = min(shares, key=mean.__getitem__)
     rising = [mean[name] for name in shares[: shares.index(best_at) + 1]]
     met(f"falls up to {best_at}, and not after", rising == sorted(rising, reverse=True))
-    gates(kept, corpus)
+    show_gates(kept, corpus)
 
 
 def met(bar: str, is_met: bool) -> None:
@@ -246,7 +249,7 @@ def met(bar: str, is_met: bool) -> None:
     print(f"  {bar}: {'met' if is_met else 'NOT met'}")
 
 
-def gates(model: Model, corpus: Text) -> None:
+def gates(model: Model, corpus: Text) -> tuple[torch.Tensor, torch.Tensor]:
     """Gates at the last token of frequent names of several tokens, and at other tokens."""
     ids = corpus.train[: 400 * CONTEXT].view(-1, CONTEXT)
     with torch.no_grad():
@@ -266,7 +269,12 @@ def gates(model: Model, corpus: Text) -> None:
     names = torch.zeros_like(starts)
     for b, t in places:
         names[b, t] = True
-    one, other = alpha[names], alpha[~names]
+    return alpha[names], alpha[~names]
+
+
+def show_gates(model: Model, corpus: Text) -> None:
+    """Both kinds of gates, and their difference."""
+    one, other = gates(model, corpus)
     spread = (one.var() / len(one) + other.var() / len(other)) ** 0.5
     print(
         f"\ngates: {one.mean():.3f} at the last of {len(one)} frequent words of three tokens or more, "
