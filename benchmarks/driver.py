@@ -1,4 +1,5 @@
-"""What the driver costs: CPU per request against a bare `asyncio.gather`, width, and the journal.
+"""What the driver costs: CPU per request against a bare `asyncio.gather`, and width. The journal:
+`driver_journal.py`.
 
     python benchmarks/driver.py [--problems 200] [--repeats 9] [--no-its-hub]
 
@@ -46,11 +47,11 @@ from its_hub_parity import PACKAGE, environment
 
 import abduce
 from abduce.orchestrator.driver import Driver
-from abduce.orchestrator.journal import Entry, Journal
+from abduce.orchestrator.journal import Journal
 from abduce.orchestrator.ledger import Budget
 from abduce.orchestrator.services import Services
 from abduce.orchestrator.trace import JsonLines, Observer
-from abduce.serving.flow import Completion, Flow, Generate, Note, Prompt, Usage
+from abduce.serving.flow import Flow, Generate, Note, Prompt
 from abduce.serving.scripted import Scripted
 from abduce.strategies.base import Score, State, Task
 from abduce.strategies.best_of_n import BestOfN
@@ -63,7 +64,7 @@ ENGINE = Scripted(STEP)
 ROUNDS = 3  # of a repeat; as in its_hub_overhead.py
 BUDGET = Budget(tokens=10**9, calls=10**9, seconds=3600)  # as a run has; never reached
 
-BAR_US, BAR_RATIO, BAR_WIDTH, BAR_JOURNAL_US, BAR_BYTES = 20.0, 6.0, 0.45, 20.0, 1024.0
+BAR_US, BAR_RATIO, BAR_WIDTH = 20.0, 6.0, 0.45
 
 
 def main() -> int:
@@ -81,11 +82,7 @@ def main() -> int:
         bars = overhead(Path(folder), options.problems, options.repeats)
         published(theirs)
         bars += width(options.repeats, theirs)
-        bars += journal(Path(folder), options.problems, options.repeats)
-    print()
-    for bar in bars:
-        print(bar)
-    return 0 if all(bar.met for bar in bars) else 1
+    return judged(bars)
 
 
 # ---------------------------------------------------------------- what is run
@@ -177,12 +174,6 @@ class Script:
         """A flow that yields the same batches."""
         for batch in self.batches:  # noqa: UP028  a list takes no replies
             yield batch
-
-    @property
-    def payload(self) -> int:
-        """Bytes of text in the replies."""
-        drawn = [reply for batch in self.replies for reply in batch if reply is not None]
-        return sum(len(sample.text.encode()) for reply in drawn for sample in reply)
 
 
 def asked(request: Any) -> Any:
@@ -352,91 +343,6 @@ def wide() -> float:
     return asyncio.run(timed())
 
 
-# ---------------------------------------------------------------- (e) journal
-
-
-def journal(folder: Path, problems: int, repeats: int) -> "list[Bar]":
-    """The table of (e). All problems make one long run, so that there is one journal a repeat."""
-    print("\n(e)  journal on, in a file; per request; bytes: of the closed file, beyond the replies' text")
-    bars = []
-    for name in JUDGED:
-        script = Script.of(CASES[name](0))
-        rows = [journaled(folder, script, problems) for _ in range(repeats + 1)][1:]
-        alone = journaled(folder, script, 1)
-        print(f"\n  {name}, {problems} problems in one run")
-        for label in rows[0]:
-            print(f"    {label:34} {spread([row[label] for row in rows], '8.1f')}")
-        print(f"    {'bytes beyond, one problem a run':34} {alone['bytes beyond']:8.1f}")
-        us, size = (median(row[key] for row in rows) for key in ("µs more", "bytes beyond"))
-        bars += [
-            Bar(f"(e) {name}: µs more", us, BAR_JOURNAL_US),
-            Bar(f"(e) {name}: bytes beyond", size, BAR_BYTES),
-        ]
-    sizes = {length: beyond(folder / "journal.db", length) for length in (100, 500, 1000, 2000)}
-    print("\n  bytes beyond, by length of the reply in bytes")
-    print("    " + "   ".join(f"{length}: {size:.0f}" for length, size in sizes.items()))
-    return [*bars, Bar("(e) replies of up to 2000 bytes: bytes beyond", max(sizes.values()), BAR_BYTES)]
-
-
-def beyond(file: Path, length: int, n: int = 1000) -> float:
-    """Bytes on disk beyond the reply's text, of `n` replies."""
-    kept = Journal(file)
-    request = Generate(Prompt.user(QUESTION))
-    entry = Entry((Completion("x" * length, n_tokens=length // 4),), Usage(calls=1), 0.1234, 0.0567)
-
-    async def write() -> None:
-        for i in range(n):
-            await kept.append((i // 8, i % 8), request, entry)
-
-    asyncio.run(write())
-    kept.close()
-    size = file.stat().st_size
-    file.unlink()
-    return size / n - length
-
-
-def journaled(folder: Path, script: Script, problems: int) -> dict[str, float]:
-    """One repeat: each figure the least of its rounds."""
-    per_round = max(1, problems // ROUNDS)
-    rounds = [journaled_round(folder, script, per_round) for _ in range(min(problems, ROUNDS))]
-    least = {name: min(row[name] for row in rounds) for name in rounds[0]}
-    n = per_round * script.n_requests
-    return {
-        "µs more": (least["journal"] - least["without"]) / n,
-        "driver with journal and trace file": least["stored"] / n,
-        "bytes beyond": least["size"] / n - script.payload / script.n_requests,
-        "opening and closing, ms a run": least["ends"] / 1e3,
-        "write-ahead log at its end, KB": least["log"] / 1024,
-    }
-
-
-def journaled_round(folder: Path, script: Script, problems: int) -> dict[str, float]:
-    """A run without a journal, one with, and one with both files, as a stored run has them: µs, bytes."""
-
-    def long() -> Flow[None]:
-        for _ in range(problems):
-            yield from script.again()
-
-    file = folder / "journal.db"
-    found = {"without": cpu_us(driven(long(), [].append))}
-    began = time.process_time()
-    kept = Journal(file)
-    opened = time.process_time()
-    found["journal"] = cpu_us(driven(long(), [].append, kept))
-    found["log"] = file.with_name(file.name + "-wal").stat().st_size
-    closing = time.process_time()
-    kept.close()
-    found["ends"] = (opened - began + time.process_time() - closing) * 1e6
-    found["size"] = file.stat().st_size
-    file.unlink()
-    kept, trace = Journal(file), JsonLines(folder / "trace.jsonl")
-    found["stored"] = cpu_us(driven(long(), trace, kept))
-    kept.close()
-    trace.close()
-    file.unlink()
-    return found
-
-
 # ---------------------------------------------------------------- measuring and printing
 
 
@@ -457,6 +363,14 @@ class Bar:
     def __str__(self) -> str:
         sign = "≥" if self.least else "≤"
         return f"{self.name:62} {self.figure:8.2f} {sign} {self.limit:<7g} {'met' if self.met else 'NOT met'}"
+
+
+def judged(bars: Sequence[Bar]) -> int:
+    """Print the bars; 1 if any is not met."""
+    print()
+    for bar in bars:
+        print(bar)
+    return 0 if all(bar.met for bar in bars) else 1
 
 
 def cpu_us(run: Coroutine[Any, Any, None]) -> float:
