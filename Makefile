@@ -14,7 +14,7 @@ ABDUCE := $(PY) -m abduce
 SPREAD := -n logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-sglang bench-gpu lint types clean model
+.PHONY: help demo test test-sglang test-servers test-torch bench-gpu lint types clean model
 .SILENT:
 
 # A moved checkout leaves a .venv that points to the old place: install again.
@@ -32,11 +32,17 @@ demo: $(VENV)/.core model
 test: $(VENV)/.test model
 	$(PY) -m pytest $(SPREAD)
 
+# Servers are waited for while torch computes.
 test-sglang: $(VENV)/.test $(SGLANG)/.ready model
+	$(MAKE) --no-print-directory --jobs=2 --output-sync test-servers test-torch
+
+test-servers:
 	$(PY) -m pytest -m sglang $(NEED_SERVER)
+
+test-torch:
 	OMP_NUM_THREADS=1 $(SGLANG)/bin/python -m pytest $(SPREAD) -m "sglang or not sglang" $(NEED_TORCH)
-	PYTHONPATH=$(SGLANG_ENV)/stand_ins $(SGLANG)/bin/python -m pytest -W default -m "sglang or not sglang" \
-	    tests/serving/test_contract.py -k "in-process or transformers"
+	PYTHONPATH=$(SGLANG_ENV)/stand_ins OMP_WAIT_POLICY=PASSIVE $(SGLANG)/bin/python -m pytest -W default \
+	    -m "sglang or not sglang" tests/serving/test_contract.py -k "in-process or transformers"
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(SGLANG)/bin/python -m pytest $(SPREAD) tests/serving/kernels
 
 bench-gpu:

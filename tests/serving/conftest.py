@@ -33,7 +33,7 @@ def start_sglang(
     killed it."""
     if not launcher.PYTHON.exists():
         pytest.skip("needs a real SGLang server: make test-sglang")
-    port = launch.free_port()
+    port = launcher.free_port()
     with ExitStack() as stack:
 
         def start() -> launch.Server:
@@ -49,7 +49,7 @@ def start_sglang(
 def sglang_server(start_sglang: Callable[[], launch.Server]) -> launch.Server:
     """One server for the whole session."""
     server = start_sglang()
-    server.wait(300)
+    server.wait(900)
     return server
 
 
@@ -57,6 +57,6 @@ def sglang_server(start_sglang: Callable[[], launch.Server]) -> launch.Server:
 def sglang_in_process(hf_model: Path) -> Iterator[Sglang]:
     """One engine in this process for the whole session."""
     pytest.importorskip("sglang")
-    engine = Sglang(model=str(hf_model))
+    engine = Sglang(model=str(hf_model), options={"mem_fraction_static": 0.6})  # as in `launcher.server`
     yield engine
     asyncio.run(engine.close())
