@@ -53,7 +53,7 @@ class Fields:
         self.faults += secrets.faults(data)
         for key in data:
             if key not in FIELDS:
-                self._wrong((key,), near("is not a key of a recipe", key, KEYS))
+                self._wrong((key,), near(f"{key!r} is not a key of a recipe", key, KEYS))
         plain = {key: data[key] for key in Settings.model_fields if key in data}
         settings = self._read(Settings, plain, ())
         if isinstance(data.get("budget"), Mapping):
@@ -112,7 +112,7 @@ class Fields:
         elif not isinstance(name, str) or not 0 < len(name) <= 200:
             self._wrong(at, f"must be a name, got {short(name)}.")
         elif "name" in params:
-            self._wrong((*path, "name"), f"is not a key here. The name stands under {word!r}.")
+            self._wrong((*path, "name"), f"'name' is not a key here. The name stands under {word!r}.")
         else:
             self._judge(self._checked(key, name, params), path, at)
             return Named(name=name, **params)
@@ -143,7 +143,7 @@ class Fields:
             return None
         for key in value:
             if key not in Solver.model_fields:
-                self._wrong((*path, key), near("is not a key of a solver", key, Solver.model_fields))
+                self._wrong((*path, key), near(f"{key!r} is not a key of a solver", key, Solver.model_fields))
         roles = set(_keys(value.get("models")))
         self._roles |= roles
         own = {
@@ -205,7 +205,7 @@ class Fields:
             return None
         for key in value:
             if key in _EDGE:
-                self._wrong(("edges", i, key), f"is not a key of an edge. Write {_EDGE[key]}.")
+                self._wrong(("edges", i, key), f"{key!r} is not a key of an edge. Write {_EDGE[key]}.")
         data = {_FIELD.get(str(key), str(key)): part for key, part in value.items()}
         return self._read(Edge, data, ("edges", i))
 
@@ -230,7 +230,7 @@ class Fields:
         where = (*path, *inside)
         if error["type"] == "extra_forbidden":
             what, known = _known(of, loc[:-1])
-            self._wrong(where, near(f"is not a key of {what}", where[-1], known))
+            self._wrong(where, near(f"{where[-1]!r} is not a key of {what}", where[-1], known))
         elif error["type"] == "missing":
             self._wrong(where[:-1], f"the key {str(where[-1])!r} is missing.")
         elif error["type"] == "value_error":

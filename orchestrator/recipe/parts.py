@@ -52,7 +52,7 @@ def check_fields(
     faults: list[Fault] = []
     for key, value in params.items():
         if key not in known:
-            faults.append(Fault((key,), near(f"is not a parameter of {what}", key, known)))
+            faults.append(Fault((key,), near(f"{key!r} is not a parameter of {what}", key, known)))
             continue
         if key not in converted and isinstance(value, Mapping):
             below = _below(hints.get(key), value, key)

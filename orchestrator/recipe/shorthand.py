@@ -71,7 +71,7 @@ class Normal:
             strategy = {"name": strategy, **rest}
         else:
             for key in rest:
-                problem = near("is not a key of a solver", key, ("strategy", *OWN))
+                problem = near(f"{key!r} is not a key of a solver", key, ("strategy", *OWN))
                 self._wrong((*there, key), f"{problem} Parameters of the strategy stand in its mapping.")
         return {"strategy": strategy, **{key: value[key] for key in OWN if key in value}}
 
@@ -206,7 +206,7 @@ class Normal:
         """The parts that something in a pipeline may have, which are more than its node has."""
         for key in parts:
             if key not in known:
-                self._wrong((*there, key), near(f"is not a key of {what}", key, known))
+                self._wrong((*there, key), near(f"{key!r} is not a key of {what}", key, known))
         return {key: part for key, part in parts.items() if key in known}
 
     def _retries(self, value: Any, i: int) -> int:

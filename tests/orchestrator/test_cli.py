@@ -229,7 +229,14 @@ def test_graphml_is_well_formed_whatever_the_model_says(capsys):
         (["solve", "x", "--seed", "many"], "--seed many: must be an integer"),
         (["solve", "x", "--recipe", "nothing"], "No recipe named 'nothing'"),
         (["solve", "x", "--recipe", "no/thing.yaml"], "No recipe file 'no/thing.yaml'"),
-        (["solve", "x", "--recipe", "r.yaml", "--set", "m=3"], "--set m=3: is not a parameter of best_of_n"),
+        (
+            ["solve", "x", "--recipe", "r.yaml", "--set", "m=3"],
+            "--set m=3: 'm' is not a parameter of best_of_n",
+        ),
+        (
+            ["solve", "x", "--recipe", "best-of-n-products", "--set", "pipeline.0.solve.m=3"],
+            "--set pipeline.0.solve.m=3: 'm' is not a parameter of best_of_n. Allowed: attempts, n, select.",
+        ),
         (
             ["solve", "x", "--recipe", "r.yaml", "--check", "numeric"],
             "--check numeric: The check 'numeric' lacks 'value'",

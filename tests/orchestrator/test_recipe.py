@@ -188,7 +188,7 @@ def test_an_outcome_reward_may_be_written():
         ),
         (
             "name: test\nstrategy:\n  name: particle_filter\n  policy: cot\n",
-            ["my.yaml:4: strategy.policy", "is not a parameter of particle_filter"],
+            ["my.yaml:4: strategy.policy", "'policy' is not a parameter of particle_filter"],
         ),
         ("name: test\nstrategy: particle_filtr\n", ["my.yaml:2: ", "Did you mean 'particle_filter'?"]),
         (
@@ -229,7 +229,7 @@ def test_all_mistakes_are_told_a_line_each():
         ("budget.tokens=many", "--set budget.tokens=many"),
         (
             "particels=3",
-            "--set particels=3: is not a parameter of particle_filter. Did you mean",
+            "--set particels=3: 'particels' is not a parameter of particle_filter. Did you mean",
         ),
         ("seed", "--set seed: write key=value"),
         ("seed.x=3", "--set seed.x=3: "),
@@ -263,13 +263,13 @@ LINE = "name: test\npipeline:\n"
         (
             LINE + "  - solve: {strategy: beam}\n  - verify: {by: checks, retry: 2}\n",
             [
-                "my.yaml:4: pipeline.1.verify.retry: is not a key of the step 'verify'. "
+                "my.yaml:4: pipeline.1.verify.retry: 'retry' is not a key of the step 'verify'. "
                 "Did you mean 'retries'?"
             ],
         ),
         (
             LINE + "  - route: {ways: {a: {word: {at_most: 4}, solve: beam}, b: {solve: beam}}}\n",
-            ["pipeline.0.route.ways.a.word: is not a key of a way. Did you mean 'words'? Allowed: about, "],
+            ["pipeline.0.route.ways.a.word: 'word' is not a key of a way. Did you mean 'words'? Allowed: "],
         ),
         (
             LINE + "  - route: {ways: {a: {words: {at_most: four}, solve: {strategy: beam}}, b: "
@@ -282,7 +282,10 @@ LINE = "name: test\npipeline:\n"
         ),
         (
             "name: test\nnode:\n  a: {recall: {}}\nedges:\n  - a -> end\n",
-            ["the key 'pipeline' (or strategy, or nodes) is missing.", "node: is not a key of a recipe."],
+            [
+                "the key 'pipeline' (or strategy, or nodes) is missing.",
+                "node: 'node' is not a key of a",
+            ],
         ),
     ],
 )

@@ -34,7 +34,7 @@ def test_check_tells_mistakes_a_line_each(capsys, tmp_path):
     assert main(["recipe", "check", str(file)]) == 2
     told = capsys.readouterr().err
     assert f"{file}:3: pipeline.0: no step is named 'slove'. Did you mean 'solve'?" in told
-    assert f"{file}:2: strategie: is not a key of a recipe. Did you mean 'strategy'?" in told
+    assert f"{file}:2: strategie: 'strategie' is not a key of a recipe. Did you mean 'strategy'?" in told
     assert "Traceback" not in told
 
 

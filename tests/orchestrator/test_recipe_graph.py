@@ -147,7 +147,7 @@ def test_a_value_can_be_set_where_the_pipeline_has_it():
 @pytest.mark.parametrize(
     ("place", "told"),
     [
-        ("pipeline.0.solve.widht=3", "is not a parameter of beam. Did you mean 'width'?"),
+        ("pipeline.0.solve.widht=3", "'widht' is not a parameter of beam. Did you mean 'width'?"),
         ("pipeline.1.verify.retries=many", "must be a number from 0 to 100, got 'many'."),
         ("pipeline.1.slove=quick", "a step is a name, or one name with its parts"),
         ("pipeline.2.solve.n=3", "names the solver 'quick'. Write --set solvers.quick.strategy.n=…."),
@@ -226,9 +226,12 @@ NODES = HEAD + "nodes:\n  a: {solve: quick}\n  b: {verify: checks}\n"
         ),
         (
             NODES + "edges: [{from: a, to: b, wenn: 1}]\n",
-            "edges.0.wenn: is not a key of an edge. Did you mean 'when'",
+            "edges.0.wenn: 'wenn' is not a key of an edge. Did you mean 'when'",
         ),
-        (NODES + "edges: [{source: a, to: b}]\n", "edges.0.source: is not a key of an edge. Write from."),
+        (
+            NODES + "edges: [{source: a, to: b}]\n",
+            "edges.0.source: 'source' is not a key of an edge. Write",
+        ),
         (NODES + "edges: a -> b\n", "my.yaml:8: edges: must be a list"),
         (
             HEAD + "nodes: {a: {route: {ways: {x: {}, y: {}}}}, b: {solve: quick}}\n"

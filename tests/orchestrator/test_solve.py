@@ -114,7 +114,10 @@ def test_many_at_once_keep_to_themselves():
         ({"policy": {"max_steps": "3"}}, "policy.max_steps: must be an integer, got '3'"),
         ({"policy": 3}, "A policy is a name, a mapping or a Policy, got 3"),
         ({"reward": {"kind": "judge", "n_eval": "3"}}, "reward.n_eval: must be an integer, got '3'"),
-        ({"reward": {"kind": "checks", "model": "synthetic"}}, "reward.model: is not a parameter of checks"),
+        (
+            {"reward": {"kind": "checks", "model": "synthetic"}},
+            "reward.model: 'model' is not a parameter of",
+        ),
         ({"reward": 3}, "reward is a name, a mapping or an object with score(states), got 3"),
         ({"model": 3}, "A model is a name"),
         ({"models": {"judge": "synthetic"}}, "No role of a model named 'judge'. Known: policy."),
