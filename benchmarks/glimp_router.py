@@ -1,57 +1,284 @@
-"""What the first token's entropy says, and what routing by it costs, on the small quantised model.
+"""What the first token's entropy says, and what routing by it costs and brings, with one model or two.
 
-    python benchmarks/glimp_router.py [--steps 300] [--large SPEC]
+    python benchmarks/glimp_router.py [--steps 300]                   one model in both parts: mechanics only
+    python benchmarks/glimp_router.py --small SPEC --large SPEC [--task words] [--routed 100] [--rows FILE]
 
-Measures the points 7 and 8 of GlimpRouter's claims: whether H_init of steps is more spread than the mean
-entropy of their tokens (p90/p50 of each), and whether what two models write agrees the less the higher
-H_init is (Spearman's ρ over steps; agreement: share of equal words, in order). `--large` is the engine of
-the large model, such as "sglang" or "litellm:openai/gpt-4o-mini". Without it the small model plays both
-parts: then agreement is between two samples of one model, and only the mechanics are measured.
+With two engines, such as "embedded" and "sglang" or "litellm:openai/gpt-4o-mini", all is greedy and measures
+the points 7 to 10 of GlimpRouter's claims. On one set of problems: whether H_init of steps is more spread
+than the mean entropy of their tokens, and whether both models' next steps agree the less the higher it is.
+On another: each model alone; then routing, with thresholds from the first set, by H_init, by chance, by the
+mean entropy of a step, and by the large model's judgement of a drafted step (`glimp_pair.py`). `--task` is
+words, products, sums, or a file of questions and answers; `--shots`: a JSON list of [question, solution in
+lines] to show before; `--chat` shows none and instructs. `--rows` keeps all replies, to go on with.
+
+With one model steps are drawn at temperature 0.6, and agreement is between two samples of it.
 """
 
 import argparse
 import asyncio
+import json
+import math
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
-from statistics import mean, quantiles
+from pathlib import Path
+from statistics import fmean, mean, quantiles
 from typing import Any
 
-from scipy.stats import spearmanr
+from scipy.stats import linregress, spearmanr
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from abduce.orchestrator.driver import Driver
+from abduce.orchestrator.evaluate import wilson
 from abduce.orchestrator.services import Services
 from abduce.orchestrator.trace import Noted
 from abduce.serving import engine
 from abduce.serving.flow import Failure, Flow, Generate, Sampling
 from abduce.serving.seeds import derive
+from abduce.strategies.answers import stated
 from abduce.strategies.base import State, Step, Task
 from abduce.strategies.glimp_router import GlimpRouter, entropy, threshold
 from abduce.strategies.policy import StepPolicy
 from abduce.strategies.routes import RoutedStep, tally
+from benchmarks import glimp_pair as pairs
+from benchmarks.glimp_pair import Bill, Pair, Points, Run, Signal, Way, at, gain, rate_of, right, written
+from benchmarks.glimp_tasks import Asked, problems
 
-INNER = StepPolicy(prompt="cot", delimiter="\n", max_steps=12, sampling=Sampling(0.6, 0.95, max_tokens=60))
+SIGNALS: tuple[Signal, ...] = ("glimpse", "chance", "mean", "judge")
+RATES: dict[Signal, tuple[float, ...]] = {
+    "glimpse": (0.1, 0.25, 0.5, 0.75),
+    "chance": (0.25, 0.5),
+    "mean": (0.1, 0.25, 0.5),
+    "judge": (0.1, 0.25, 0.5),
+}
+RATE = 0.25  # the one of the claims
+MARGIN = 0.05  # of accuracy, that counts as equal
+SMALL: tuple[Signal, float] = ("chance", 0.0)  # that model alone
+LARGE: tuple[Signal, float] = ("chance", 1.0)
+SEEDS = 3  # of routing by chance
 NAMES = ("Tom", "Mia", "Ada", "Ben", "Eva")
 THINGS = ("apples", "pens", "books", "coins", "stones", "cards")
+INNER = StepPolicy(prompt="cot", delimiter="\n", max_steps=12, sampling=Sampling(0.6, 0.95, max_tokens=60))
 
 
 def main() -> int:
     """Print the spread, the correlation, and the cost at an intervention rate of a quarter."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--steps", type=int, default=300)
+    arguments.add_argument("--small", default="embedded", help="engine of the small model")
     arguments.add_argument("--large", default="", help="engine of the large model")
+    arguments.add_argument("--task", default="words", help="words, products, sums, or a file of problems")
+    arguments.add_argument("--shots", type=Path, help="JSON list of [question, solution]")
+    arguments.add_argument("--chat", action="store_true", help="for models that follow instructions")
+    arguments.add_argument("--max-tokens", type=int, default=60, help="of a step")
+    arguments.add_argument("--routed", type=int, default=100, help="problems to solve each way; 0: none")
+    arguments.add_argument("--ratio", type=float, default=2.0, help="how much faster the small model writes")
+    arguments.add_argument("--prefill", type=float, default=0.1, help="cost of a read token, in written ones")
+    arguments.add_argument("--no-judge", action="store_true", help="the large engine scores no given text")
+    arguments.add_argument("--parallel", type=int, default=4)
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--rows", type=Path, help="file that keeps the replies")
     chosen = arguments.parse_args()
-    return asyncio.run(measure(chosen.steps, chosen.large))
+    return asyncio.run(two_models(chosen) if chosen.large else one_model(chosen.steps))
 
 
-async def measure(n_steps: int, large: str) -> int:
-    """All figures."""
+# ---------------------------------------------------------------- two models
+
+
+async def two_models(chosen: Any) -> int:
+    """All points, on one task."""
+    engines = {"policy": engine(chosen.small), "large": engine(chosen.large)}
+    shots, asked = problems(chosen.task, chosen.steps + chosen.routed, chosen.seed)
+    if chosen.shots:
+        shots = tuple((question, solution) for question, solution in json.loads(chosen.shots.read_text()))
+    policy = pairs.inner(shots, chat=chosen.chat, max_tokens=chosen.max_tokens)
+    pair = Pair(policy, {"small": chosen.small, "large": chosen.large}, chosen.rows)
+    run = Run(engines, pair, GlimpRouter(policy=policy), chosen.parallel)
+    test, rest = asked[: chosen.routed], asked[chosen.routed :]
+    print(f"small: {chosen.small}, large: {chosen.large}, task: {chosen.task}, seed {chosen.seed}, greedy")
+    judged = bool(test) and not chosen.no_judge
+    found: list[int] = []
+
+    def looked_at(problem: Asked) -> Flow[list[dict[str, Any]]]:
+        if sum(found) >= chosen.steps:
+            return []
+        rows = yield from pairs.compared(pair, run.router, problem, judged)
+        found.append(len(rows))
+        return rows
+
+    steps: list[dict[str, Any]] = []
+    n_problems = 0
+    for rows in await run.each(rest, looked_at):
+        if len(steps) < chosen.steps:
+            steps += rows
+            n_problems += 1
+    print(f"{len(steps)} steps of {n_problems} problems, the small model's")
+    told_of_steps(steps)
+    if test:
+        await routing(run, test, steps, chosen)
+        await pairs.parity(run, test[:10], threshold([row["glimpse"] for row in steps], RATE))
+    for each in engines.values():
+        await each.close()
+    return 0
+
+
+def told_of_steps(steps: Sequence[dict[str, Any]]) -> None:
+    """Points 7 and 8."""
+    firsts, means = [row["glimpse"] for row in steps], [row["mean"] for row in steps]
+    ratios = [told_spread(name, x) for name, x in (("H_init", firsts), ("mean entropy", means))]
+    print(f"7  H_init more spread by p90/p50: {met(ratios[0] > ratios[1])}")
+    print(f"H_init, bins of 0.3 nats   {histogram(firsts)}")
+    agreed = [agreement(row["small"], row["large"]) for row in steps]
+    signs = [SequenceMatcher(None, row["small"], row["large"], autojunk=False).ratio() for row in steps]
+    order = sorted(range(len(steps)), key=lambda i: firsts[i])
+    print("decile: H_init up to, agreement in words, in characters, equal steps")
+    for k in range(10):
+        part = order[k * len(order) // 10 : (k + 1) * len(order) // 10]
+        equal = fmean(steps[i]["small"].strip() == steps[i]["large"].strip() for i in part)
+        words, characters = fmean(agreed[i] for i in part), fmean(signs[i] for i in part)
+        print(f"{k + 1:4}  {firsts[part[-1]]:.3f}  {words:.3f}  {characters:.3f}  {equal:.2f}")
+    for name, values in (("words", agreed), ("characters", signs)):
+        found = spearmanr(firsts, values)
+        low, high = rank_interval(steps, firsts, values)
+        held = found.statistic < 0 and found.pvalue < 0.05 and len(steps) >= 300
+        print(
+            f"8  agreement in {name} against H_init: Spearman {found.statistic:+.3f} "
+            f"[{low:+.3f}, {high:+.3f}], p = {found.pvalue:.2g}: {met(held)}"
+        )
+    depths = [float(row["depth"]) for row in steps]
+    for name, values in (("mean entropy", means), ("depth", depths)):
+        print(f"   the step's {name} instead: {spearmanr(values, agreed).statistic:+.3f} in words")
+    inside = [i for i, row in enumerate(steps) if not stated("number", row["small"])]
+    if 2 < len(inside) < len(steps):
+        found = spearmanr([firsts[i] for i in inside], [agreed[i] for i in inside])
+        told_p = f"p = {found.pvalue:.2g}, {len(inside)} steps"
+        print(f"   without steps that state an answer: {found.statistic:+.3f} in words, {told_p}")
+
+
+def rank_interval(
+    steps: Sequence[dict[str, Any]], x: Sequence[float], y: Sequence[float], draws: int = 1000
+) -> tuple[float, float]:
+    """95 % of Spearman's ρ: steps of one problem are no independent draws, problems are."""
+    of: dict[int, list[int]] = {}
+    for i, row in enumerate(steps):
+        of.setdefault(row["problem"], []).append(i)
+    rng, groups, found = random.Random(0), list(of.values()), []
+    for _ in range(draws):
+        drawn = [i for group in rng.choices(groups, k=len(groups)) for i in group]
+        found.append(float(spearmanr([x[i] for i in drawn], [y[i] for i in drawn]).statistic))
+    found.sort()
+    return found[int(0.025 * draws)], found[int(0.975 * draws)]
+
+
+# ---------------------------------------------------------------- routing
+
+Ways = dict[tuple[Signal, float], list[Way]]
+Bills = dict[tuple[Signal, float], list[list[Bill]]]  # of a signal at a rate, for each seed
+Cost = Callable[[Sequence[Bill]], float]
+
+
+async def routing(run: Run, test: Sequence[Asked], steps: Sequence[dict[str, Any]], chosen: Any) -> None:
+    """Points 9 and 10."""
+
+    def latency(bills: Sequence[Bill]) -> float:
+        return fmean(bill.latency(chosen.ratio, chosen.prefill) for bill in bills)
+
+    ways = all_ways(steps, SIGNALS[: 3 if chosen.no_judge else 4])
+    drawn = iter(await run.bills(test, [way for group in ways.values() for way in group]))
+    bills: Bills = {name: [next(drawn) for _ in group] for name, group in ways.items()}
+    [large] = bills[LARGE]
+    print(f"\n{len(test)} other problems. Latency in tokens that large writes, and as a share of its own;")
+    print(f"small is {chosen.ratio:g} times as fast, a token read costs {chosen.prefill:g} of one written")
+    for (signal, rate), runs in bills.items():
+        each = [bill for one in runs for bill in one]
+        name = {0.0: "small alone", 1.0: "large alone"}.get(rate, f"{signal} {rate:.2f}")
+        k = sum(bill.right for bill in each)
+        low, high = wilson(k, len(each))
+        print(
+            f"{name:12} {k / len(each):.3f} [{low:.3f}, {high:.3f}]  {rate_of(each):4.0%} of steps by large; "
+            f"tokens: small {written(each, 'small'):5.1f}, large {written(each, 'large'):5.1f}; "
+            f"latency {latency(each):6.1f} = {latency(each) / latency(large):.2f}"
+        )
+    verdicts(bills, latency)
+
+
+def all_ways(
+    steps: Sequence[dict[str, Any]], signals: Sequence[Signal]
+) -> dict[tuple[Signal, float], list[Way]]:
+    """Both models alone, and each signal at its rates, with thresholds from `steps`."""
+    ways = {SMALL: [Way("chance", math.inf)], LARGE: [Way("chance", -math.inf)]}
+    for signal in signals:
+        for rate in RATES[signal]:
+            if signal == "chance":
+                ways[signal, rate] = [Way(signal, 1 - rate, seed) for seed in range(SEEDS)]
+            else:
+                ways[signal, rate] = [Way(signal, threshold([row[signal] for row in steps], rate))]
+    return ways
+
+
+def verdicts(bills: Bills, latency: Cost) -> None:
+    """Which claims hold."""
+    [small], [large], [routed] = bills[SMALL], bills[LARGE], bills["glimpse", RATE]
+
+    def large_tokens(each: Sequence[Bill]) -> float:
+        return written(each, "large")
+
+    found = gain(right(large), right(small))
+    print(f"large − small: {told(found)}")
+    if found[1] <= 0:
+        print("   large is not shown to be better: what 9 says of accuracy means nothing")
+    found = gain(right(routed), right(large))
+    print(f"9  accuracy − large alone: {told(found)}: {met(found[2] >= 0)}")
+    print(f"9  latency at most 0.8 of large alone: {met(latency(routed) <= 0.8 * latency(large))}")
+    ends: Points = [(0.0, right(small)), (large_tokens(large), right(large))]
+    others: tuple[Signal, ...] = ("chance", "mean")
+    for signal in others:
+        found = gain(right(routed), at(curve(bills, signal, large_tokens) + ends, large_tokens(routed)))
+        print(f"9  accuracy − {signal} at equal tokens of large: {told(found)}: {met(found[1] > 0)}")
+    line = [(0.0, latency(small)), (1.0, latency(large))]
+    line += [(rate_of(each), latency(each)) for rate in RATES["glimpse"] for each in bills["glimpse", rate]]
+    fit = linregress(*zip(*line, strict=True))
+    print(f"10 latency against the rate: slope {fit.slope:+.1f}, r² {fit.rvalue**2:.3f}: ", end="")
+    print(met(fit.slope > 0 and fit.rvalue**2 >= 0.9))
+    if points := curve(bills, "judge", latency):
+        found = gain(right(routed), at(points, latency(routed)))
+        least = min(cost for cost, _ in points)
+        print(f"10 accuracy − judge at equal latency (its least: {least:.1f}): {told(found)}: ", end="")
+        print(met(found[1] > (-MARGIN if latency(routed) < least else 0)))
+
+
+def curve(bills: Bills, signal: Signal, cost: Cost) -> Points:
+    """Cost and what is right, at each rate of a signal."""
+    points = []
+    for rate in RATES[signal]:
+        if runs := bills.get((signal, rate)):
+            rights = [fmean(column) for column in zip(*map(right, runs), strict=True)]
+            points.append((cost([bill for each in runs for bill in each]), rights))
+    return points
+
+
+def told(found: tuple[float, float, float]) -> str:
+    """A difference and its interval."""
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found)
+
+
+def met(held: bool) -> str:
+    """The verdict on a bar."""
+    return "met" if held else "NOT met"
+
+
+# ---------------------------------------------------------------- one model in both parts
+
+
+async def one_model(n_steps: int) -> int:
+    """Points 7 and 8 of samples, and the router at work."""
     small = engine({"engine": "embedded", "slots": 8, "context": 1024})
-    engines = {"policy": small, "large": engine(large) if large else small}
-    asked = tasks()
-    print(f"small: {small.name}, large: {large or 'the same model, so mechanics only'}", flush=True)
+    engines = {"policy": small, "large": small}
+    asked = boxes()
+    print(f"small: {small.name}, large: the same model, so mechanics only", flush=True)
     rows: list[tuple[float, float, float]] = []
     for i, task in enumerate(asked):
         if len(rows) >= n_steps:
@@ -60,14 +287,14 @@ async def measure(n_steps: int, large: str) -> int:
     firsts, means, agreements = (list(column) for column in zip(*rows, strict=True))
     print(f"{len(rows)} steps of {i} problems")
     for name, values in (("H_init", firsts), ("mean entropy of a step", means)):
-        print(f"{name:24} {spread(values)}")
+        told_spread(name, values)
     print(f"H_init, bins of 0.3 nats   {histogram(firsts)}")
     found = spearmanr(firsts, agreements)
     print(f"agreement against H_init: Spearman {found.statistic:+.3f}, p = {found.pvalue:.2g}")
     tau = threshold(firsts, 0.25)
     print(f"tau for a quarter of the steps: {tau:.3f}")
     for probe in ("fused", "two_call"):
-        await routed(asked[:8], engines, GlimpRouter(policy=INNER, tau=tau, probe=probe))  # type: ignore[arg-type]
+        await routed(asked[:8], engines, GlimpRouter(policy=INNER, tau=tau, probe=probe))
     for each in set(engines.values()):
         await each.close()
     return 0
@@ -127,11 +354,13 @@ def agreement(one: str, two: str) -> float:
     return SequenceMatcher(None, one.split(), two.split(), autojunk=False).ratio()
 
 
-def spread(values: Sequence[float]) -> str:
-    """Quantiles, and the ratio that the claim is about."""
+def told_spread(name: str, values: Sequence[float]) -> float:
+    """Prints quantiles and the ratio that the claim is about, which it returns."""
     cuts = quantiles(values, n=20)
     p10, p50, p90 = cuts[1], cuts[9], cuts[17]
-    return f"p10 {p10:.3f}  p50 {p50:.3f}  p90 {p90:.3f}  p90/p50 {p90 / p50 if p50 else float('inf'):.2f}"
+    ratio = p90 / p50 if p50 else math.inf
+    print(f"{name:24} p10 {p10:.3f}  p50 {p50:.3f}  p90 {p90:.3f}  p90/p50 {ratio:.2f}")
+    return ratio
 
 
 def histogram(values: Sequence[float]) -> str:
@@ -139,7 +368,7 @@ def histogram(values: Sequence[float]) -> str:
     return " ".join(str(sum(low <= x / 0.3 < low + 1 for x in values)) for low in range(10))
 
 
-def tasks() -> list[Task]:
+def boxes() -> list[Task]:
     """Word problems of two steps, the same in every run."""
     rng = random.Random(0)
     return [
