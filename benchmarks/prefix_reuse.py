@@ -70,9 +70,10 @@ class Recorder(Sglang):
         more = request.continuation_ids or await self._talk(
             self._tokens.continuation(request.prompt, request.continuation)
         )
-        best = self._sent((*prompt, *more), len(prompt) - 1)
+        sent = (*prompt, *more[:-1])
+        best = self._sent(sent, len(prompt) - 1)
         served = await super().logprob(request)
-        self._count(len(prompt) + len(more), best, served.usage)
+        self._count(len(sent), best, served.usage)
         return served
 
     def _sent(self, ids: tuple[int, ...], most: int) -> int:

@@ -13,10 +13,11 @@ What a task's file puts before every question (`task_prefix`) the last two are s
 question alone, but that on the table of penguins, which stands there.
 
 Printed: accuracy with 95 % Wilson intervals; the paired difference to `direct` with a 95 % bootstrap interval
-over items; calls and tokens per item. With `--shuffle` every item is asked again with its choices (and the
-words in its question) in another order: the share of answers that change. Codenames are right if the set is;
-which share of the words is right is told too, beside that of words taken at random. With `--rows` each item
-is written to a file as it ends, and a second call goes on from there.
+over items, and one over questions where several items share one, as the items on a story of a deduction do;
+calls and tokens per item. With `--shuffle` every item is asked again with its choices (and the words in its
+question) in another order: the share of answers that change. Codenames are right if the set is; which share
+of the words is right is told too, beside that of words taken at random. With `--rows` each item is written to
+a file as it ends, and a second call goes on from there.
 
 `--engine sglang` starts a server of the small model on the CPU (`make test-sglang` makes its environment);
 `{"engine": "sglang", "url": …}` uses one that runs. With `--efficiency` the tokens that ThinkSum's own calls
@@ -175,7 +176,7 @@ async def measure(chosen: argparse.Namespace) -> int:
                 await efficiency(name, items(chosen.folder / f"{name}.json", chosen.limit), inner)
                 continue
             asked = items(chosen.folder / f"{name}.json", chosen.limit)
-            report(name, await answers(name, asked, served, chosen), chosen.shuffle)
+            report(name, asked, await answers(name, asked, served, chosen), chosen.shuffle)
     finally:
         await served.close()
     return 0
@@ -221,16 +222,17 @@ async def answers(
     return [done[i] for i in range(len(asked))]
 
 
-def report(name: str, rows: Sequence[dict[str, Any]], shuffle: bool) -> None:
+def report(name: str, asked: Sequence[Item], rows: Sequence[dict[str, Any]], shuffle: bool) -> None:
     """The figures of a task."""
     n = len(rows)
+    alike = [item.task.question or str(i) for i, item in enumerate(asked)]
     calls, tokens = (sum(row[key] for row in rows) / n for key in ("calls", "tokens"))
     lost = sum(row["abstained"] is not None for row in rows)
     print(
         f"{name}: {n} items, {sum(row['seconds'] for row in rows):.0f} s; ThinkSum and direct together",
         end=" ",
     )
-    print(f"{calls:.0f} calls, {tokens:.0f} tokens an item; {lost} abstained")
+    print(f"{calls:.0f} calls, {tokens:.0f} tokens an item; {len({*alike})} questions; {lost} abstained")
     told = {way: [row["right"][way] for row in rows] for way in rows[0]["right"]}
     for way, marks in told.items():
         low, high = wilson(sum(marks), n)
@@ -242,9 +244,12 @@ def report(name: str, rows: Sequence[dict[str, Any]], shuffle: bool) -> None:
         print(f"    share of the words: {', '.join(f'{way} {share:.3f}' for way, share in shares.items())}")
     for way in ("direct", "prompted"):
         if way in told:
-            gain, low, high = difference(told["ThinkSum"], told[way])
-            verdict = "met" if gain >= 0.10 and low > 0 else "NOT met"
-            print(f"    over {way} {gain:+.3f}  [{low:+.3f}, {high:+.3f}]  (bar: +0.10, above 0) {verdict}")
+            by = [range(n)] + [alike] * (len({*alike}) < n)
+            found = [difference(told["ThinkSum"], told[way], groups) for groups in by]
+            gain, lowest = found[0][0], min(low for _, low, _ in found)
+            shown = ", by questions ".join(f"[{low:+.3f}, {high:+.3f}]" for _, low, high in found)
+            verdict = "met" if gain >= 0.10 and lowest > 0 else "NOT met"
+            print(f"    over {way} {gain:+.3f}  {shown}  (bar: +0.10, above 0) {verdict}")
     sys.stdout.flush()
 
 
@@ -258,7 +263,7 @@ async def efficiency(name: str, asked: Sequence[Item], served: Engine) -> None:
         await driver.run(thinking.solve(item.task, seed=i))
         sizes = {e.request.prompt: served.count_tokens(e.request.prompt) for e in seen}
         calls, distinct, contexts = calls + len(seen), distinct + len(sizes), contexts + sum(sizes.values())
-        continuations += sum(e.usage.input_tokens - sizes[e.request.prompt] for e in seen)
+        continuations += sum(len(e.reply.logprobs) for e in seen)
         computed += sum(e.usage.tokens for e in seen)
     most = contexts + continuations
     print(f"{name}: {len(asked)} items, {calls} calls, {distinct} contexts of {contexts} tokens", end=", ")
@@ -267,7 +272,7 @@ async def efficiency(name: str, asked: Sequence[Item], served: Engine) -> None:
 
 
 def _keep(seen: list[Called], event: Event) -> None:
-    if isinstance(event, Called) and isinstance(event.request, LogProb):
+    if isinstance(event, Called) and isinstance(event.reply, LogLikelihood):
         seen.append(event)
 
 
@@ -338,12 +343,20 @@ def shuffled(task: Task, seed: int) -> Task:
     return replace(task, choices=tuple(choices), question=task.question.replace(listed, ", ".join(choices)))
 
 
-def difference(one: Sequence[bool], other: Sequence[bool], draws: int = 10_000) -> tuple[float, float, float]:
-    """Mean paired difference, and its 95 % percentile bootstrap interval over items."""
-    gaps = [int(a) - int(b) for a, b in zip(one, other, strict=True)]
+def difference(
+    one: Sequence[bool], other: Sequence[bool], by: Sequence[Any], draws: int = 10_000
+) -> tuple[float, float, float]:
+    """Mean paired difference, and its 95 % percentile bootstrap interval: items of one group, as `by` says,
+    are drawn together."""
+    groups: dict[Any, list[int]] = {}
+    for a, b, group in zip(one, other, by, strict=True):
+        groups.setdefault(group, []).append(int(a) - int(b))
+    sums = [(sum(gaps), len(gaps)) for gaps in groups.values()]
     rng = random.Random(0)
-    means = sorted(sum(rng.choices(gaps, k=len(gaps))) / len(gaps) for _ in range(draws))
-    return sum(gaps) / len(gaps), means[int(0.025 * draws)], means[int(0.975 * draws) - 1]
+    drawn = ([*zip(*rng.choices(sums, k=len(sums)), strict=True)] for _ in range(draws))
+    means = sorted(sum(gaps) / sum(sizes) for gaps, sizes in drawn)
+    gain = sum(gaps for gaps, _ in sums) / len(by)
+    return gain, means[int(0.025 * draws)], means[int(0.975 * draws) - 1]
 
 
 if __name__ == "__main__":

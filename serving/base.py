@@ -52,7 +52,8 @@ class Engine:
         raise self._cannot("generate")
 
     async def logprob(self, request: LogProb) -> Served[LogLikelihood]:
-        """Log-likelihood of the given continuation under the model's own distribution (temperature 1)."""
+        """Log-likelihood of the given continuation under the model's own distribution (temperature 1).
+        Nothing follows its last token: that is told of, not read, and is no input token."""
         raise self._cannot("score a given continuation")
 
     async def hidden(self, request: Hidden) -> Served[tuple[float, ...]]:

@@ -127,16 +127,17 @@ class Embedded(Engine):
         return Served(tuple(completions), usage)
 
     async def logprob(self, request: LogProb) -> Served[LogLikelihood]:
-        """Exact up to the quantised kernels: the model is made to write the continuation."""
+        """Exact up to the quantised kernels: the model is made to write the continuation. Its last token is
+        told of and not read."""
         server = await self._loaded()
         prompt = self._fitting(request.prompt, 1)
         ids = request.continuation_ids or self._continuation(request.prompt, request.continuation)
         if not ids:
             return Served(LogLikelihood(()), Usage(calls=1))
         self._fitting(request.prompt, len(ids))
-        logprobs, n_cached = await self._score(server, prompt, ids)
-        usage = Usage(input_tokens=len(prompt) + len(ids), cached_tokens=n_cached, calls=1)
-        return Served(LogLikelihood(logprobs), usage)
+        logprobs, n_read = await self._score(server, prompt, ids)
+        n = max(n_read, len(prompt) + len(ids) - 1)  # more was read where tokens were asked for again
+        return Served(LogLikelihood(logprobs), Usage(input_tokens=n, cached_tokens=n - n_read, calls=1))
 
     async def hidden(self, request: Hidden) -> Served[tuple[float, ...]]:
         """Last-layer state after the final norm; loads the weights once more, at its first call."""
@@ -254,7 +255,7 @@ class Embedded(Engine):
         self, server: LlamaServer, prompt: Sequence[int], sample: Sample, request: Generate
     ) -> Completion:
         ids = sample.ids
-        told = await self._fill(server, prompt, ids, sample.logprobs) if request.logprobs else ()
+        told, _ = await self._fill(server, prompt, ids, sample.logprobs) if request.logprobs else ((), 0)
         top = await self._tops(server, prompt, sample, request.top_logprobs) if request.top_logprobs else ()
         text = (await server.post("/detokenize", {"tokens": ids}))["content"] if ids else ""
         finish = _FINISH.get(sample.finish, "length")
@@ -267,7 +268,7 @@ class Embedded(Engine):
         found = []
         for i, top in enumerate(sample.tops):
             if not top:
-                told = await self._told_of(server, [*prompt, *sample.ids[:i]], server.eos, n)
+                told, _ = await self._told_of(server, [*prompt, *sample.ids[:i]], server.eos, n)
                 top = best_logprobs(told[0])
             found.append(top[:n])
         return tuple(found)
@@ -294,7 +295,7 @@ class Embedded(Engine):
     async def _score(
         self, server: LlamaServer, prompt: Sequence[int], ids: Sequence[int]
     ) -> tuple[tuple[float, ...], int]:
-        """Log-probs of `ids` after the prompt, and the number of cached prompt tokens.
+        """Log-probs of `ids` after the prompt, and how many tokens were read for them.
 
         A grammar that admits only these ids makes the model write them; the log-probs reported are
         those before any constraint. llama.cpp refuses grammars over parts of characters and over the
@@ -303,13 +304,14 @@ class Embedded(Engine):
         body = _completion_body(prompt, Sampling(temperature=0), len(ids), 0)
         body["grammar"] = "root ::= " + " ".join(f"<[{token}]>" for token in ids)
         known: Sequence[float | None] = [None] * len(ids)
-        n_cached = 0
+        n_read = 0
         with suppress(TransientError):
             [sample] = await self._complete(server, body, 1, len(prompt) + len(ids))
-            n_cached = sample.n_cached
+            n_read = len(prompt) - sample.n_cached + sample.n_tokens - 1
             if sample.ids == tuple(ids):
                 known = sample.logprobs
-        return await self._fill(server, prompt, ids, known), n_cached
+        told, n_more = await self._fill(server, prompt, ids, known)
+        return told, n_read + n_more
 
     async def _fill(
         self,
@@ -317,35 +319,42 @@ class Embedded(Engine):
         prompt: Sequence[int],
         ids: Sequence[int],
         known: Sequence[float | None],
-    ) -> tuple[float, ...]:
-        """The log-probs of `ids`, each unknown one (None) asked for by itself."""
-        return tuple(
-            [
-                await self._score_one(server, [*prompt, *ids[:i]], ids[i]) if found is None else found
-                for i, found in enumerate(known)
-            ]
-        )
+    ) -> tuple[tuple[float, ...], int]:
+        """The log-probs of `ids`, each unknown one (None) asked for by itself, and how many tokens were
+        read for that."""
+        told, n_read = [], 0
+        for i, found in enumerate(known):
+            n = 0
+            if found is None:
+                found, n = await self._score_one(server, [*prompt, *ids[:i]], ids[i])
+            told.append(found)
+            n_read += n
+        return tuple(told), n_read
 
-    async def _score_one(self, server: LlamaServer, prompt: Sequence[int], token: int) -> float:
+    async def _score_one(self, server: LlamaServer, prompt: Sequence[int], token: int) -> tuple[float, int]:
         """Log-prob of one token: drawn by force (10 ms), or, where llama.cpp keeps a drawn token to
-        itself, looked up in the head of the distribution, or in all of it (0.6 s for 49,152 tokens)."""
+        itself, looked up in the head of the distribution, or in all of it (0.6 s for 49,152 tokens).
+        And the number of tokens that were read."""
+        n_read = 0
         for drawn, n_probs in ((token, 1), (server.eos, 1000), (server.eos, _WHOLE_VOCABULARY)):
-            for told in await self._told_of(server, prompt, drawn, n_probs):
+            found, n = await self._told_of(server, prompt, drawn, n_probs)
+            n_read += n
+            for told in found:
                 for each in (told, *told["top_logprobs"]):
                     if each["id"] == token:
-                        return drawn_logprob(each)
+                        return drawn_logprob(each), n_read
         raise EngineError(f"llama.cpp tells no log-prob of token {token}.")
 
     async def _told_of(
         self, server: LlamaServer, prompt: Sequence[int], drawn: int, n_probs: int
-    ) -> Sequence[Any]:
-        """What llama.cpp tells of the distribution after a prompt, `drawn` being drawn by force."""
+    ) -> tuple[Sequence[Any], int]:
+        """What llama.cpp tells of the distribution after a prompt, `drawn` being drawn by force, and how
+        many tokens it read."""
         body = _completion_body(prompt, Sampling(temperature=0), 1, 0)
         body |= {"logit_bias": [[drawn, _FORCED]], "n_probs": n_probs, "cache_prompt": not self.deterministic}
         async with self._room.hold(self.slots if self.deterministic else 1, len(prompt) + 1):
             reply = await server.post("/completion", body)
-        told: Sequence[Any] = reply.get("completion_probabilities", ())
-        return told
+        return reply.get("completion_probabilities", ()), reply["timings"]["prompt_n"]
 
 
 def _completion_body(prompt: Sequence[int], sampling: Sampling, length: int, seed: int) -> dict[str, Any]:

@@ -13,14 +13,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from time import monotonic
 from typing import Any, ClassVar, TypeVar
 
 from ..base import Capability, Engine, Served
 from ..errors import EngineError, TransientError, UsageError
 from ..flow import Completion, Generate, Hidden, LogLikelihood, LogProb, Prompt, Rate, Sampling, Usage
-from ..seeds import derive
-from . import grammars, wire
+from . import grammars, scoring, wire
 from .http import Http
 from .once import Once
 from .prefixes import Prefixes
@@ -29,7 +29,6 @@ from .transport import Transport
 
 T = TypeVar("T")
 
-_NOTHING_DRAWN = wire.parameters(Sampling(temperature=0), 0)
 _ONE_DRAWN = wire.parameters(Sampling(temperature=0), 1)
 _PAUSE_S = 5.0  # without asking for an exact token count, after no quick answer came
 
@@ -120,20 +119,21 @@ class Sglang(Engine):
         direct = told and not bent and await self._are_own(request.sampling)
         if direct:
             beside |= {"return_logprob": True, "top_logprobs_num": request.top_logprobs}
-        said = await self._draw(ids, params, beside, request.n, seed if facts.seeded else None)
-        drawn = [
-            wire.completion(each, logprobs=direct and request.logprobs, top=request.top_logprobs * direct)
-            for each in said
-        ]
-        self._prefixes.add(ids, (each["output_ids"] for each in said))
-        usage = _usage(len(ids), said, cached, sum(each.n_tokens for each in drawn))
+        body = wire.drawing(ids, params, beside, request.n, seed if facts.seeded else None)
+        said = await self._post("/generate", body)
+        said = [said] if request.n == 1 else said
+        drawn = wire.completions(
+            said, logprobs=direct and request.logprobs, top=request.top_logprobs * direct
+        )
+        self._prefixes.add(ids, [each["output_ids"] for each in said])
+        usage = _usage(len(ids), said, cached, sum([each.n_tokens for each in drawn]))
         if told and not direct:
             drawn, again = await self._read_again(ids, drawn, request)
             usage += again
         return Served(tuple(drawn), usage)
 
     async def logprob(self, request: LogProb) -> Served[LogLikelihood]:
-        """The server reads the continuation and tells the log-prob of each of its tokens."""
+        """Nothing is drawn: see `scoring`. Of pairs that begin with one new prompt the first goes ahead."""
         facts = self._facts or await self._known()
         prompt = await self._ids(request.prompt)
         ids = request.continuation_ids
@@ -143,11 +143,11 @@ class Sglang(Engine):
             ids = await self._talk(self._tokens.continuation(request.prompt, request.continuation))
         if not ids:
             return Served(LogLikelihood(()), Usage(calls=1))
-        cached = None if request.prompt.prefix_ids else await self._prefixes.read(prompt, 1)
-        said = await self._post("/generate", _scoring(prompt, ids))
-        logprobs, _ = wire.scores(said, len(ids))
-        self._prefixes.add(prompt + ids, ())
-        return Served(LogLikelihood(logprobs), _usage(len(prompt) + len(ids), [said], cached, 0))
+        async with self._prefixes.turn(prompt):
+            said = await self._post("/generate", scoring.request(prompt, ids))
+        logprobs, _ = scoring.told(said, ids)
+        self._prefixes.add(prompt, [ids[:-1]])
+        return Served(LogLikelihood(logprobs), _usage(len(prompt) + len(ids) - 1, [said], None, 0))
 
     async def hidden(self, request: Hidden) -> Served[tuple[float, ...]]:
         """Last-layer state after the final norm. The server must run with --enable-return-hidden-states."""
@@ -192,16 +192,19 @@ class Sglang(Engine):
 
     # ------------------------------------------------------------ calls
 
+    # Hundreds of calls wait at once and the garbage collector walks all that they hold: no closures here.
+
     async def _post(self, route: str, body: dict[str, Any]) -> Any:
         """One request, named so that it can be aborted. Names are of one length: the server aborts
         whatever begins with a name."""
-        if self._transport.singly and not isinstance(body["input_ids"][0], int):
-            return await asyncio.gather(*(self._post(route, each) for each in wire.single(body)))
+        ids = body["input_ids"]
         rid = f"{self._name}{next(self._numbers):012x}"
-        if len(body["input_ids"]) and not isinstance(body["input_ids"][0], int):
-            body["rid"] = [f"{rid}{i:04x}" for i in range(len(body["input_ids"]))]
-        else:
+        if not ids or isinstance(ids[0], int):
             body["rid"] = rid
+        elif self._transport.singly:
+            return await asyncio.gather(*map(partial(self._post, route), wire.single(body)))
+        else:
+            body["rid"] = wire.names(rid, len(ids))
         try:
             return await self._transport.post(route, body)
         except TransientError:
@@ -209,23 +212,9 @@ class Sglang(Engine):
             self._prefixes.forget()
             raise
 
-    async def _draw(
-        self, ids: Ids, params: dict[str, Any], beside: dict[str, Any], n: int, seed: int | None
-    ) -> list[Mapping[str, Any]]:
-        """Replies to `n` samples of one prompt."""
-        seeds = [{} if seed is None else {"sampling_seed": derive(seed, i) % 2**31} for i in range(n)]
-        if n == 1:
-            said = await self._post(
-                "/generate", beside | {"input_ids": ids, "sampling_params": params | seeds[0]}
-            )
-            return [said]
-        body = beside | {"input_ids": [ids] * n, "sampling_params": [params | each for each in seeds]}
-        said = await self._post("/generate", body)
-        return list(said)
-
     async def _read(self, ids: Ids) -> int:
         """Have the server read a prompt; returns how much of it was cached."""
-        said = await self._post("/generate", {"input_ids": ids, "sampling_params": _NOTHING_DRAWN})
+        said = await self._post("/generate", {"input_ids": ids, "sampling_params": scoring.NOTHING_DRAWN})
         return int(said["meta_info"]["cached_tokens"])
 
     async def _read_again(
@@ -236,11 +225,11 @@ class Sglang(Engine):
         if not texts:
             return drawn, Usage()
         top = request.top_logprobs
-        body = _scoring(ids, *(drawn[i].ids for i in texts), top=top)
+        body = scoring.request(ids, *(drawn[i].ids for i in texts), top=top)
         said = await self._post("/generate", body)
         said = said if isinstance(said, list) else [said]
         for i, each in zip(texts, said, strict=True):
-            logprobs, best = wire.scores(each, len(drawn[i].ids), top=top)
+            logprobs, best = scoring.told(each, drawn[i].ids, top=top)
             drawn[i] = replace(
                 drawn[i], logprobs=logprobs if request.logprobs else (), top_logprobs=best if top else ()
             )
@@ -253,12 +242,15 @@ class Sglang(Engine):
         """The prompt's ids. Raises EngineError if there are none, or some the model does not have."""
         ids = self._tokens.known(prompt)
         if ids is None:
-            ids = await self._once.get(prompt, lambda: self._talk(self._tokens.ids(prompt)))
+            ids = await self._once.get(prompt, partial(self._find_ids, prompt))
         if not ids:
             raise EngineError("The prompt is empty: give messages or a prefix.")
         if prompt.prefix_ids:
             self._check(self._facts or await self._known(), prompt.prefix_ids)
         return ids
+
+    async def _find_ids(self, prompt: Prompt) -> Ids:
+        return await self._talk(self._tokens.ids(prompt))
 
     def _check(self, facts: _Facts, ids: Ids) -> Ids:
         """SGLang's scheduler dies of a token id that is not in the vocabulary."""
@@ -343,21 +335,9 @@ class Sglang(Engine):
         return bool(abs(found[0] - found[1]) < 1e-3)
 
 
-def _scoring(prompt: Ids, *texts: Ids, top: int = 0) -> dict[str, Any]:
-    """A request for the log-probs of texts after a prompt. All but the last prompt token may be cached."""
-    inputs: Sequence[Any] = [prompt + ids for ids in texts]
-    return {
-        "input_ids": inputs if len(texts) > 1 else inputs[0],
-        "sampling_params": _NOTHING_DRAWN,
-        "return_logprob": True,
-        "logprob_start_len": len(prompt) - 1,
-        "top_logprobs_num": top,
-    }
-
-
 def _usage(n_input: int, said: Sequence[Mapping[str, Any]], before: int | None, n_output: int) -> Usage:
     """Of samples that share a prompt: it counts once. `before`: what was cached when it was read for them."""
-    cached = min(each["meta_info"].get("cached_tokens") or 0 for each in said)
+    cached = min([each["meta_info"].get("cached_tokens") or 0 for each in said])
     if before is not None:
         cached = min(before, cached)
     return Usage(input_tokens=n_input, cached_tokens=cached, output_tokens=n_output, calls=1)

@@ -3,7 +3,8 @@ them are drawn, since requests that start together don't find each other's prefi
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from .tokens import Ids
@@ -43,6 +44,22 @@ class Prefixes:
         try:
             await asyncio.sleep(0)  # whoever asks at the same moment joins
             return await self._read(ids) if asked.n > 1 else None
+        finally:
+            del self._asked[loop, ids]
+            asked.done.set_result(None)
+
+    @asynccontextmanager
+    async def turn(self, ids: Ids) -> AsyncIterator[None]:
+        """For one who reads the prompt and a text after it: as long as the prompt is new, one at a time."""
+        loop = asyncio.get_running_loop()
+        while hash(ids) not in self._known and (asked := self._asked.get((loop, ids))) is not None:
+            await asyncio.shield(asked.done)
+        if hash(ids) in self._known:
+            yield
+            return
+        asked = self._asked[loop, ids] = _Asked(1, loop.create_future())
+        try:
+            yield
         finally:
             del self._asked[loop, ids]
             asked.done.set_result(None)

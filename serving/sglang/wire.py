@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from ..errors import EngineError, TransientError
 from ..flow import Completion, Sampling
+from ..seeds import derive
+from .tokens import Ids
 
 _OURS = frozenset(  # said by Generate and Sampling, by those names or others
     {"rid", "text", "input_ids", "input_embeds", "stream", "return_logprob", "logprob_start_len"}
@@ -49,20 +51,45 @@ def divide(extra: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], bo
     return params, beside, not _BENDING.isdisjoint(extra)
 
 
+def drawing(
+    ids: Ids, params: dict[str, Any], beside: Mapping[str, Any], n: int, seed: int | None
+) -> dict[str, Any]:
+    """A request for `n` samples of one prompt, each with a seed of its own."""
+    each = [params] * n
+    if seed is not None:
+        each = [params | {"sampling_seed": derive(seed, i) % 2**31} for i in range(n)]
+    if n == 1:
+        return {**beside, "input_ids": ids, "sampling_params": each[0]}
+    return {**beside, "input_ids": [ids] * n, "sampling_params": each}
+
+
+def names(rid: str, n: int) -> list[str]:
+    """Of the `n` prompts of one request."""
+    return [f"{rid}{i:04x}" for i in range(n)]
+
+
 def single(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A request of several prompts as requests of one each."""
-    params = body["sampling_params"]
-    return [
-        {**body, "input_ids": ids, "sampling_params": params[i] if isinstance(params, list) else params}
-        for i, ids in enumerate(body["input_ids"])
-    ]
+    params, scored = body["sampling_params"], body.get("token_ids_logprob")
+    several = [{**body, "input_ids": ids} for ids in body["input_ids"]]
+    for i, each in enumerate(several):
+        if isinstance(params, list):
+            each["sampling_params"] = params[i]
+        if scored and not isinstance(scored[0], int):
+            each["token_ids_logprob"] = scored[i]
+    return several
 
 
-def completion(said: Mapping[str, Any], *, logprobs: bool, top: int) -> Completion:
-    """One sample. The token that ends a turn is counted, but is no part of text, ids or log-probs."""
+def completions(said: Sequence[Mapping[str, Any]], *, logprobs: bool, top: int) -> list[Completion]:
+    """Samples as a server tells them."""
+    return [_completion(each, logprobs=logprobs, top=top) for each in said]
+
+
+def _completion(said: Mapping[str, Any], *, logprobs: bool, top: int) -> Completion:
+    """The token that ends a turn is counted, but is no part of text, ids or log-probs."""
     ids: Sequence[int] = said["output_ids"]
     told = said["meta_info"]
-    finish, stop = _end(told["finish_reason"] or {}, said["text"])
+    finish, stop = end(told["finish_reason"] or {}, said["text"])
     kept = ids[:-1] if finish == "eos" and ids else ids
     n = len(kept)
     return Completion(
@@ -72,27 +99,17 @@ def completion(said: Mapping[str, Any], *, logprobs: bool, top: int) -> Completi
         finish,
         stop,
         len(ids),
-        tuple([_best(each) for each in told["output_top_logprobs"][:n]]) if top else (),
+        tuple([best(each) for each in told["output_top_logprobs"][:n]]) if top else (),
     )
 
 
-def scores(said: Mapping[str, Any], n: int, *, top: int = 0) -> tuple[tuple[float, ...], Any]:
-    """Log-probs of the last `n` input tokens, and the `top` best ones at each of them."""
-    told = said["meta_info"]
-    if told["finish_reason"] and told["finish_reason"]["type"] == "abort":
-        _end(told["finish_reason"], "")
-    logprobs = tuple([each[0] for each in told["input_token_logprobs"][-n:]])
-    if len(logprobs) != n or None in logprobs:
-        raise EngineError(f"SGLang told {len(logprobs)} log-probs of {n} tokens.")
-    best = tuple([_best(each) for each in told["input_top_logprobs"][-n:]]) if top else ()
-    return logprobs, best
-
-
-def _best(told: Sequence[Sequence[Any]]) -> tuple[float, ...]:
+def best(told: Sequence[Sequence[Any]]) -> tuple[float, ...]:
+    """The log-probs at one place, falling."""
     return tuple(sorted((each[0] for each in told), reverse=True))
 
 
-def _end(reason: Mapping[str, Any], text: str) -> tuple[Literal["eos", "stop", "length"], str]:
+def end(reason: Mapping[str, Any], text: str) -> tuple[Literal["eos", "stop", "length"], str]:
+    """How a reply ended, and the stop string it ends with. Raises TransientError where the server gave up."""
     kind, matched = reason.get("type"), reason.get("matched")
     if kind == "abort":
         raise TransientError(f"SGLang aborted the request: {reason.get('message') or 'no reason given'}.")

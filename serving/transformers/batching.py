@@ -31,7 +31,7 @@ class Row(NamedTuple):
     slot: int
     start: int
     tokens: tuple[int, ...]
-    scored: int
+    scored: tuple[int, ...]
 
 
 class Memory(Protocol):
@@ -218,7 +218,7 @@ class Batcher:
 
     def _beginning(self, feed: Feed) -> tuple[int, int]:
         """A slot for a new text, and how many of its tokens are already there."""
-        most = len(feed.tokens) - 1 - feed.scored if self._reuse else 0
+        most = len(feed.tokens) - max(1, len(feed.scored)) if self._reuse else 0
         common = [_common(slot.held, feed.tokens, most) for slot in self._slots]
         longest = max(common)
         free = [i for i, slot in enumerate(self._slots) if not slot.used]

@@ -14,9 +14,9 @@ it by hand:
 ...     return drawn
 >>> program = greedy((7, 8), 1)
 >>> program.send(None)
-[Feed(parent=None, tokens=(7, 8), scored=0)]
+[Feed(parent=None, tokens=(7, 8), scored=())]
 >>> program.send([np.array([0.1, 0.9])])
-[Feed(parent=0, tokens=(1,), scored=0)]
+[Feed(parent=0, tokens=(1,), scored=())]
 """
 
 import math
@@ -39,13 +39,13 @@ T = TypeVar("T")
 class Feed(NamedTuple):
     """A row: tokens that go on with row `parent` of the last batch, or begin a text where it is None.
 
-    The reply is log p of the next token, float64 `[vocabulary]`; with `scored` it is log p of each of the
-    last so many of `tokens`, float64 `[scored]`.
+    The reply is log p of the next token, float64 `[vocabulary]`; with `scored` it is log p of each of these,
+    float64 `[scored]`: all but the last of them end `tokens`, the last comes next and is not fed.
     """
 
     parent: int | None
     tokens: tuple[int, ...]
-    scored: int = 0
+    scored: tuple[int, ...] = ()
 
 
 Program: TypeAlias = Generator[Sequence[Feed], "Sequence[Vector]", T]
@@ -156,8 +156,8 @@ def sample(turn: Turn, seeds: Sequence[int]) -> Program[list[Completion]]:
 
 
 def score(prompt: tuple[int, ...], continuation: tuple[int, ...]) -> Program[tuple[float, ...]]:
-    """log p of each token of a continuation."""
-    [told] = yield [Feed(None, prompt + continuation, scored=len(continuation))]
+    """log p of each token of a continuation. The last is not fed, since nothing follows it."""
+    [told] = yield [Feed(None, prompt + continuation[:-1], continuation)]
     return tuple(min(0.0, x) for x in told.tolist())
 
 

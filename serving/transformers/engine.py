@@ -164,7 +164,7 @@ class Transformers(Engine):
         return Served(tuple(completions), usage)
 
     async def logprob(self, request: LogProb) -> Served[LogLikelihood]:
-        """In one pass over prompt and continuation."""
+        """In one pass over the prompt and all but the continuation's last token."""
         await self.ready()
         prompt = self._fitting(request.prompt, 1)
         ids = request.continuation_ids or self._continuation(request.prompt, request.continuation)
@@ -176,7 +176,7 @@ class Transformers(Engine):
                 f"The continuation has ids outside of the model's {self._tokeniser.size} tokens."
             )
         logprobs, n_cached = await self._run(score(prompt, ids), 1)
-        usage = Usage(input_tokens=len(prompt) + len(ids), cached_tokens=n_cached, calls=1)
+        usage = Usage(input_tokens=len(prompt) + len(ids) - 1, cached_tokens=n_cached, calls=1)
         return Served(LogLikelihood(logprobs), usage)
 
     async def hidden(self, request: Hidden) -> Served[tuple[float, ...]]:

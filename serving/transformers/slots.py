@@ -35,7 +35,7 @@ class Slots:
         self._kept: dict[int, list[Any]] = {}  # of each layer [keys, values]
 
     def forward(self, rows: Sequence[Row]) -> "list[Vector]":
-        """log p of the next token, or of the row's last tokens."""
+        """log p of the next token, or of the row's scored ones."""
         replies: list[Vector | None] = [None] * len(rows)
         with inference(self._threads):
             for group in _groups(rows, apart=self._apart):
@@ -66,8 +66,7 @@ class Slots:
         ids = torch.tensor(padded, device=device)
         starts = torch.tensor([row.start for row in rows], device=device)
         positions = starts[:, None] + torch.arange(width, device=device)
-        wanted = [list(range(len(row.tokens) - 1 - row.scored, len(row.tokens))) for row in rows]
-        wanted = [places[:-1] if row.scored else places for places, row in zip(wanted, rows, strict=True)]
+        wanted = [range(len(row.tokens) - max(1, len(row.scored)), len(row.tokens)) for row in rows]
         kept = {place: i for i, place in enumerate(sorted({place for places in wanted for place in places}))}
         view = _View(self, [row.slot for row in rows], positions)
         logits = self._model(
@@ -84,7 +83,7 @@ class Slots:
             found = found.cpu() if device.type == "mps" else found  # it has no float64
             log_p = torch.log_softmax(found.double(), dim=-1)
             if row.scored:
-                told = torch.tensor(row.tokens[-row.scored :], device=log_p.device)
+                told = torch.tensor(row.scored, device=log_p.device)
                 log_p = log_p.gather(1, told[:, None])[:, 0]
             else:
                 log_p = log_p[0]

@@ -141,9 +141,19 @@ async def test_a_given_text_is_scored_as_drawn(embedded: Embedded) -> None:
     assert (await embedded.logprob(LogProb(france, ""))).value.logprobs == ()
 
 
+async def test_a_score_counts_what_was_read(embedded: Embedded) -> None:
+    """When its prompt is in the cache: the last token of that, and all but its own last."""
+    asked = LogProb(Prompt(prefix="The capital of Italy is"), " Rome, a city of seven hills")
+    first, again = [await embedded.logprob(asked) for _ in range(2)]
+    n_prompt, n = embedded.count_tokens(asked.prompt), len(again.value.logprobs)
+    assert first.usage.input_tokens == again.usage.input_tokens == n_prompt + n - 1
+    assert again.usage.tokens == n <= first.usage.tokens
+
+
 async def test_what_a_grammar_cannot_say_is_scored_token_by_token(embedded: Embedded) -> None:
-    scored, _ = await embedded.logprob(LogProb(SEA, " 漢"))  # three tokens, none a whole character
+    scored, usage = await embedded.logprob(LogProb(SEA, " 漢"))  # three tokens, none a whole character
     assert len(scored.logprobs) >= 2
+    assert usage.tokens >= len(scored.logprobs)  # each asked for by itself, with a token read before it
     assert all(-40 < x < 0 for x in scored.logprobs)
 
 

@@ -108,8 +108,8 @@ async def test_cold_and_warm_scores_agree(engine: Sglang) -> None:
     assert hot.logprobs == pytest.approx(cold.logprobs, abs=1e-4)
     assert first.cached_tokens < second.cached_tokens
     n_prompt = engine.count_tokens(asked.prompt)
-    assert second.cached_tokens == n_prompt - 1  # the rest is what is scored
-    assert first.input_tokens == second.input_tokens == n_prompt + len(cold.logprobs)
+    assert second.cached_tokens == n_prompt - 1  # what is read anew tells of as many tokens: those scored
+    assert first.input_tokens == second.input_tokens == n_prompt - 1 + len(cold.logprobs)
 
 
 async def test_a_given_text_is_scored(engine: Sglang) -> None:

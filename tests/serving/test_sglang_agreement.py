@@ -146,7 +146,7 @@ async def test_a_served_reward_model_rates_as_transformers_does(rater: launch.Se
         Prompt(question, "It is 43."),
         Prompt((*question, Message("assistant", "It is 42."))),
     ]
-    await asyncio.to_thread(rater.wait, 300)
+    await asyncio.to_thread(rater.wait, 900)
     async with Sglang(rater.url) as engine:
         replies = [await engine.rate(Rate(prompt)) for prompt in prompts]
         rows = [list(await engine._talk(engine._tokens.whole(prompt))) for prompt in prompts]

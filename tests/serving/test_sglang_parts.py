@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abduce.serving.constraints import Choices, Regex
-from abduce.serving.errors import EngineError, UsageError
+from abduce.serving.errors import EngineError, TransientError, UsageError
 from abduce.serving.flow import Message, Prompt, Sampling, ToolCall, ToolSpec
-from abduce.serving.sglang import Sglang, grammars, launch, wire
+from abduce.serving.sglang import Sglang, grammars, launch, scoring, wire
 from abduce.serving.sglang.once import Once
 from abduce.serving.sglang.prefixes import Prefixes
 from abduce.serving.sglang.tokens import Conversation, Tokens, upper_estimate
@@ -109,6 +109,26 @@ async def test_who_waits_for_a_reading_goes_on_when_it_is_cancelled() -> None:
     await asyncio.sleep(0.01)
     first.cancel()
     assert await asyncio.wait_for(second, 1) is None
+
+
+async def test_a_new_prompt_is_gone_on_with_by_one_first_and_then_by_all() -> None:
+    prefixes, at_once, most = Prefixes(Reader()), 0, []
+
+    async def score(text: int, fails: bool = False) -> None:
+        nonlocal at_once
+        async with prefixes.turn((1, 2)):
+            at_once += 1
+            most.append(at_once)
+            await asyncio.sleep(0.001)
+            at_once -= 1
+            if fails:
+                raise EngineError("no")
+        prefixes.add((1, 2), [(text,)])
+
+    calls = [score(0, fails=True), *(score(text) for text in range(1, 5))]
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert most == [1, 1, 1, 2, 3]  # the second takes the turn of the first, which failed
+    assert await prefixes.read((1, 2, 3), 9) is None
 
 
 # ---------------------------------------------------------------- tokens
@@ -218,7 +238,35 @@ def test_extra_fields_cannot_override_ours(key: str) -> None:
 def test_an_aborted_reply_is_a_fault() -> None:
     meta = {"finish_reason": {"type": "abort", "message": "Abort in waiting queue"}}
     with pytest.raises(EngineError, match="waiting queue"):
-        wire.completion({"text": "", "output_ids": [], "meta_info": meta}, logprobs=False, top=0)
+        wire.completions([{"text": "", "output_ids": [], "meta_info": meta}], logprobs=False, top=0)
+
+
+def test_the_last_token_of_a_scored_text_is_not_read() -> None:
+    body = scoring.request((7, 8, 9), (1, 2), (3,))
+    assert body["input_ids"] == [(7, 8, 9, 1), (7, 8, 9)]
+    assert body["token_ids_logprob"] == [[2], [3]]
+    assert body["logprob_start_len"] == 2  # the last prompt token is read: it tells of 1, and of 3
+    [one, other] = wire.single(body)
+    assert (one["input_ids"], one["token_ids_logprob"]) == ((7, 8, 9, 1), [2])
+    assert (other["input_ids"], other["token_ids_logprob"]) == ((7, 8, 9), [3])
+    assert other == scoring.request((7, 8, 9), (3,))
+
+
+def test_what_is_told_of_a_text_is_put_together() -> None:
+    meta: dict[str, Any] = {
+        "finish_reason": {"type": "length", "length": 0},
+        "input_token_logprobs": [[None, 9, None], [-1.0, 1, None]],
+        "input_top_logprobs": [None, [[-0.5, 4, None], [-1.0, 1, None]]],
+        "output_token_ids_logprobs": [[[-2.0, 2, None]]],
+        "output_top_logprobs": [[[-0.25, 5, None], [-3.0, 6, None]]],
+    }
+    assert scoring.told({"meta_info": meta}, (1, 2)) == ((-1.0, -2.0), ())
+    assert scoring.told({"meta_info": meta}, (1, 2), top=2)[1] == ((-0.5, -1.0), (-0.25, -3.0))
+    with pytest.raises(EngineError, match="2 log-probs of 3"):
+        scoring.told({"meta_info": meta}, (1, 2, 3))
+    meta["finish_reason"] = {"type": "abort", "message": "Abort in waiting queue"}
+    with pytest.raises(TransientError, match="waiting queue"):
+        scoring.told({"meta_info": meta}, (1, 2))
 
 
 def test_choices_are_literal_and_go_on_from_a_prefix() -> None:

@@ -97,8 +97,8 @@ def test_shapes_of_the_distribution(sampling, expected):
 def test_scores_are_the_log_probs_of_the_continuation():
     program = score((7,), (0, 1))
     [feed] = program.send(None)
-    assert feed.tokens == (7, 0, 1)
-    assert feed.scored == 2
+    assert feed.tokens == (7, 0)
+    assert feed.scored == (0, 1)
     with pytest.raises(StopIteration) as end:
         program.send([np.array([-1.0, -2.0])])
     assert end.value.value == (-1.0, -2.0)

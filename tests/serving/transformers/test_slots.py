@@ -50,7 +50,7 @@ def test_rows_of_unequal_length_equal_the_models_own_forward(attention, kind, ap
         rows = []
         for slot, n in enumerate(sizes):
             if n:
-                rows.append(Row(slot, len(held[slot]), tuple(rng.integers(0, SIZE, n).tolist()), 0))
+                rows.append(Row(slot, len(held[slot]), tuple(rng.integers(0, SIZE, n).tolist()), ()))
                 held[slot] += rows[-1].tokens
         for row, told in zip(rows, slots.forward(rows), strict=True):
             assert told.dtype == np.float64
@@ -62,7 +62,7 @@ def test_scores_are_those_of_the_last_tokens():
     model = model_of()
     slots = Slots(model, 3)
     ids, other = (1, 2, 3, 4, 5, 6), (7, 8, 9)
-    told, plain = slots.forward([Row(1, 0, ids, 4), Row(2, 0, other, 0)])
+    told, plain = slots.forward([Row(1, 0, ids[:-1], ids[2:]), Row(2, 0, other, ())])
     reference = own(model, ids)
     assert told == pytest.approx([reference[i - 1, ids[i]] for i in range(2, 6)], abs=1e-5)
     assert plain == pytest.approx(own(model, other)[-1], abs=1e-5)
@@ -81,14 +81,14 @@ def test_a_longer_neighbour_does_not_show():
     """A row that is padded gets the log-probs of its own end, not of the padding."""
     model = model_of()
     ids = (1, 2, 3)
-    alone = Slots(model, 2).forward([Row(0, 0, ids, 0)])[0]
-    beside = Slots(model, 2).forward([Row(0, 0, ids, 0), Row(1, 0, (4, 5, 6, 7), 0)])[0]
+    alone = Slots(model, 2).forward([Row(0, 0, ids, ())])[0]
+    beside = Slots(model, 2).forward([Row(0, 0, ids, ()), Row(1, 0, (4, 5, 6, 7), ())])[0]
     assert alone == pytest.approx(beside, abs=1e-5)
     assert alone != pytest.approx(own(model, (*ids, 0))[-1], abs=1e-3)
 
 
 def test_rows_of_like_length_go_together():
-    rows = [Row(i, 0, (1,) * n, 0) for i, n in enumerate([1, 100, 1, 95, 1, 4000, 1])]
+    rows = [Row(i, 0, (1,) * n, ()) for i, n in enumerate([1, 100, 1, 95, 1, 4000, 1])]
     assert _groups(rows, apart=False) == [[0, 2, 4, 6], [1, 3], [5]]
     assert _groups(rows, apart=True) == [[i] for i in range(7)]
 
