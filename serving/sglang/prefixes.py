@@ -66,8 +66,9 @@ class Prefixes:
 
     def add(self, ids: Ids, drawn: Iterable[Iterable[int]]) -> None:
         """A prompt was read, and continued in these ways."""
-        for each in (ids, *(ids + tuple(more) for more in drawn)):
-            self._known[hash(each)] = None
+        self._known[hash(ids)] = None
+        for more in drawn:
+            self._known[hash((*ids, *more))] = None
         while len(self._known) > _KEPT:
             self._known.popitem(last=False)
 
