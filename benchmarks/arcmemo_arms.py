@@ -6,7 +6,6 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
-from random import Random
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -23,6 +22,7 @@ from abduce.strategies.arcmemo.attempts import Solved
 from abduce.strategies.arcmemo.puzzle import Labels
 from abduce.strategies.policy import policy
 from abduce.tools.python import ENDED, Python
+from benchmarks.intervals import bootstrap
 
 TALKS = policy({"preset": "plain", "sampling": {"max_tokens": 4000}})
 
@@ -59,12 +59,9 @@ class Arm:
 HEAD = f"{'':34} {'solved':7} rate, 95 % interval      tokens attr.  gain over no memory, paired, 95 %"
 
 
-def paired(one: Sequence[bool], other: Sequence[bool], draws: int = 4000) -> tuple[float, float, float]:
+def paired(one: Sequence[bool], other: Sequence[bool]) -> tuple[float, float, float]:
     """Mean difference of two arms on the same puzzles, with its bootstrap interval."""
-    gains = [int(a) - int(b) for a, b in zip(one, other, strict=True)]
-    rng, n = Random(0), len(gains)
-    means = sorted(sum(rng.choices(gains, k=n)) / n for _ in range(draws))
-    return sum(gains) / n, means[int(0.025 * draws)], means[int(0.975 * draws) - 1]
+    return bootstrap([int(a) - int(b) for a, b in zip(one, other, strict=True)])
 
 
 async def arm(

@@ -21,6 +21,8 @@ from statistics import fmean
 from time import perf_counter
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.judge import same_answer
 from abduce.orchestrator.recipe import read as recipe
@@ -36,6 +38,7 @@ from abduce.strategies.diffadapt.labels import LAMBDA, Question, Rollout, oracle
 from abduce.strategies.diffadapt.modes import digest, plain
 from abduce.strategies.diffadapt.probe import Probe, Signature
 from abduce.strategies.diffadapt.training import chosen, confusion, train
+from benchmarks.intervals import bootstrap
 
 LEVELS = 4
 Row = dict[str, Any]
@@ -218,13 +221,12 @@ def report(bench: Bench, tests: dict[str, list[Row]], drafts: list[Row], probes:
     )
     print("|---|---|---|---|---|---|---|---|")
     for name, rows in table.items():
-        gain = [a["right"] - b["right"] for a, b in zip(rows, normal, strict=True)]
-        low, high = bootstrap(gain)
+        gain, low, high = _gain(rows, normal)
         saved = 1 - _mean(rows, "out") / _mean(normal, "out")
         worth = fmean(row["right"] - LAMBDA * row["out"] / bench.most for row in rows)
         print(
             f"| {name} | {_mean(rows, 'right'):.3f} | {_mean(rows, 'out'):.1f} | {_mean(rows, 'in'):.0f} | "
-            f"{worth:+.3f} | {saved:.1%} | {fmean(gain):+.3f} ({low:+.3f} to {high:+.3f}) | "
+            f"{worth:+.3f} | {saved:.1%} | {gain:+.3f} ({low:+.3f} to {high:+.3f}) | "
             f"{_mean(rows, 'truncated'):.2f} |"
         )
     print("\nby level, accuracy and tokens out (normal; probe), share of modes:")
@@ -246,7 +248,7 @@ def report(bench: Bench, tests: dict[str, list[Row]], drafts: list[Row], probes:
         worths = {key: round(value, 3) for key, value in probe.report["utility"].items()}
         print(f"validation utility, {name}: {worths}, T {probe.temperature:.2f}, tau {probe.tau}")
     target = _mean(tests["probe"], "out") <= 0.92 * _mean(normal, "out")
-    low, _ = bootstrap([a["right"] - b["right"] for a, b in zip(tests["probe"], normal, strict=True)])
+    _, low, _ = _gain(tests["probe"], normal)
     print(f"8 % fewer tokens: {_met(target)}")
     print(f"accuracy at worst {low:+.3f}, above -2 points: {_met(low > -0.02)}")
 
@@ -273,11 +275,9 @@ def _mean(rows: Sequence[Row], key: str) -> float:
     return fmean(row[key] for row in rows)
 
 
-def bootstrap(values: Sequence[float], draws: int = 4000) -> tuple[float, float]:
-    """95 % percentile interval of the mean."""
-    rng = Random(0)
-    means = sorted(fmean(rng.choices(values, k=len(values))) for _ in range(draws))
-    return means[int(0.025 * draws)], means[int(0.975 * draws)]
+def _gain(rows: Sequence[Row], base: Sequence[Row]) -> tuple[float, float, float]:
+    """Difference in accuracy on the same questions, with its interval."""
+    return bootstrap([a["right"] - b["right"] for a, b in zip(rows, base, strict=True)])
 
 
 if __name__ == "__main__":

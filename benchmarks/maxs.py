@@ -18,17 +18,21 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from random import Random
+from statistics import fmean
 from time import perf_counter
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from abduce.orchestrator.evaluate import Problem, read_problems, wilson
 from abduce.orchestrator.judge import same_answer
 from abduce.orchestrator.recipe import read
+from abduce.orchestrator.solve import Pipeline
 from abduce.strategies.base import Result, Task
 from abduce.strategies.foresight import calibrated
 from abduce.strategies.maxs import MAXS
 from abduce.strategies.toys import ToyTree, drain
+from benchmarks.intervals import bootstrap
 
 QUANTILE = 0.3
 Row = dict[str, Any]
@@ -84,7 +88,7 @@ def toy(options: argparse.Namespace) -> int:
             rows[name].append({"right": right, "tokens": facts["tokens"], "ahead": facts["n_ahead"]})
     table(rows, "never halts")
     ours, always = rows["δ calibrated"], rows["never halts"]
-    (low, _), gain = bootstrap(ours, always), share(ours) - share(always)
+    gain, low, _ = gained(ours, always)
     dearer = sum(a["tokens"] > b["tokens"] for a, b in zip(ours, always, strict=True))
     met = "met" if gain >= -0.01 and not dearer else "NOT met"
     print(f"\nloss {-gain:.3f} (bar 0.010, at worst {-low:.3f}), dearer on {dearer} trees: {met}")
@@ -143,12 +147,14 @@ class Runner:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.pipeline = read(options.recipe, []).pipeline()
+        made = read(options.recipe, []).pipeline()
+        assert isinstance(made, Pipeline) and isinstance(made.strategy, MAXS)
+        self.pipeline, self.strategy = made, made.strategy
         options.out.mkdir(parents=True, exist_ok=True)
 
     async def all(self, name: str, problems: Sequence[Problem], **settings: Any) -> list[Row]:
         """One row for each problem."""
-        pipeline = replace(self.pipeline, strategy=replace(self.pipeline.strategy, **settings))
+        pipeline = replace(self.pipeline, strategy=replace(self.strategy, **settings))
 
         async def one(problem: Problem) -> Row:
             result = await pipeline.asolve(_blind(problem), seed=self.options.seed)
@@ -158,7 +164,7 @@ class Runner:
 
     async def votes(self, name: str, problems: Sequence[Problem], tokens: dict[str, int]) -> list[Row]:
         """Plain agents, as many as the tokens of each problem pay for, and the most frequent answer."""
-        agent = replace(self.pipeline.strategy, candidates=1, lookahead=0)
+        agent = replace(self.strategy, candidates=1, lookahead=0)
         pipeline = replace(self.pipeline, strategy=agent)
 
         async def one(problem: Problem) -> Row:
@@ -222,15 +228,12 @@ def _row(problem: Problem, result: Result) -> Row:
 
 def share(rows: Sequence[Row]) -> float:
     """Answered right."""
-    return sum(row["right"] for row in rows) / len(rows)
+    return fmean(row["right"] for row in rows)
 
 
-def bootstrap(rows: Sequence[Row], base: Sequence[Row], draws: int = 2000) -> tuple[float, float]:
-    """95 % interval of the difference in accuracy on the same problems."""
-    gains = [a["right"] - b["right"] for a, b in zip(rows, base, strict=True)]
-    rng = Random(0)
-    means = sorted(sum(rng.choices(gains, k=len(gains))) / len(gains) for _ in range(draws))
-    return means[int(0.025 * draws)], means[int(0.975 * draws) - 1]
+def gained(rows: Sequence[Row], base: Sequence[Row]) -> tuple[float, float, float]:
+    """Difference in accuracy on the same problems, with its interval."""
+    return bootstrap([a["right"] - b["right"] for a, b in zip(rows, base, strict=True)], draws=2000)
 
 
 HEAD = f"{'method':36} {'accuracy':>8}  {'95 % interval':15} {'tokens':>8} {'ahead':>7}  against "
@@ -248,8 +251,8 @@ def line(name: str, found: Sequence[Row], base: Sequence[Row] | None = None) -> 
     low, high = wilson(sum(row["right"] for row in found), len(found))
     against = ""
     if base is not None and base is not found:
-        worst, best = bootstrap(found, base)
-        against = f"{share(found) - share(base):+.3f} [{worst:+.3f}, {best:+.3f}]"
+        gain, worst, best = gained(found, base)
+        against = f"{gain:+.3f} [{worst:+.3f}, {best:+.3f}]"
     mean = {key: sum(row[key] for row in found) / len(found) for key in ("tokens", "ahead")}
     figures = f"[{low:.3f}, {high:.3f}] {mean['tokens']:8.1f} {mean['ahead']:7.1f}"
     print(f"{name:36} {share(found):8.3f}  {figures}  {against}", flush=True)

@@ -30,6 +30,7 @@ from abduce.strategies.smart.bandit import Chooser
 from abduce.strategies.smart.features import features, signature
 from abduce.strategies.smart.router import Attempt, Decision, Learn, Router
 from abduce.tools import toolbox
+from benchmarks.intervals import bootstrap
 from tests.strategies.smart.environments import Problem, hidden, planted, play, value
 
 ARMS: dict[str, Any] = {"cot": "cot", "l2m": {"strategy": "l2m", "one_call": True}, "pot": "pot"}
@@ -187,18 +188,17 @@ def routed(options: argparse.Namespace) -> int:
     ways["even draw"] = even, [fmean(cost[name][i] for name in names) for i in range(len(rows))]
     ways["router"] = mean["y"], mean["tokens"]
     for way, (right, tokens) in ways.items():
-        low, high = interval(right)
+        share, low, high = bootstrap(right, draws=2000)
         solved = sum(tokens) / max(1e-9, sum(right))
-        print(f"{way:16} {fmean(right):.3f}  {low:.3f} - {high:.3f}  {fmean(tokens):6.1f} {solved:17.1f}")
+        print(f"{way:16} {share:.3f}  {low:.3f} - {high:.3f}  {fmean(tokens):6.1f} {solved:17.1f}")
     print(f"{'oracle':16} {fmean(oracle):.3f}")
-    gain = [a - b for a, b in zip(mean["y"], fixed[best], strict=True)]
-    low, high = interval(gain)
+    gain, low, high = bootstrap([a - b for a, b in zip(mean["y"], fixed[best], strict=True)], draws=2000)
     saved = 1 - sum(mean["tokens"]) / sum(cost[best])
-    print(f"\nrouter minus {best}: {fmean(gain):+.3f} ({low:+.3f} to {high:+.3f}), tokens saved {saved:+.1%}")
+    print(f"\nrouter minus {best}: {gain:+.3f} ({low:+.3f} to {high:+.3f}), tokens saved {saved:+.1%}")
     if fmean(oracle) - fmean(fixed[best]) < 0.02:
         print("nothing to learn: the oracle is less than 2 points above the best arm")
     else:
-        won = fmean(gain) >= 0.01 or (fmean(gain) >= -0.01 and saved >= 0.1)
+        won = gain >= 0.01 or (gain >= -0.01 and saved >= 0.1)
         sure = "" if low > 0 else ", not beyond chance"
         print(f"a point more, or as many with a tenth fewer tokens: {'met' if won else 'NOT met'}{sure}")
     print(f"\n{'with refinement':22} {'Acc@T':>6} {'attempts':>9} {'tokens':>7}")
@@ -206,7 +206,7 @@ def routed(options: argparse.Namespace) -> int:
     for order in (names, ranked):
         n, spent = zip(*(by_order(row, order) for row in rows), strict=True)
         print(f"{', '.join(order):22} {fmean(oracle):6.3f} {fmean(n):9.2f} {fmean(spent):7.1f}")
-        low, high = interval([a - b for a, b in zip(n, mean["attempts"], strict=True)])
+        _, low, high = bootstrap([a - b for a, b in zip(n, mean["attempts"], strict=True)], draws=2000)
         print(f"{'':22} the router saves {low:+.2f} to {high:+.2f} attempts")
     print(f"{'router, then the rest':22} {fmean(oracle):6.3f} {fmean(mean['attempts']):9.2f} "
           f"{fmean(mean['all tokens']):7.1f}")  # fmt: skip
@@ -255,13 +255,6 @@ def by_order(row: Row, names: Sequence[str]) -> tuple[int, int]:
         if row["arms"][name]["y"]:
             return n, tokens
     return len(names), tokens
-
-
-def interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
-    """95 % percentile interval of the mean, by bootstrap over problems."""
-    rng = Random(0)
-    means = sorted(fmean(rng.choices(values, k=len(values))) for _ in range(draws))
-    return means[int(0.025 * draws)], means[int(0.975 * draws)]
 
 
 # ---------------------------------------------------------------- without a model

@@ -15,7 +15,6 @@ rewrite is bad, and the judge is right 70 % of the time. `pairs` writes training
 import argparse
 import asyncio
 import json
-import random
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +36,7 @@ from abduce.strategies.rewards import ifeval
 from abduce.strategies.spar import SPaR
 from abduce.strategies.spar.records import Played, records
 from abduce.strategies.spar.similarity import similarity
+from benchmarks.intervals import bootstrap
 from tests.strategies.spar.noise import error, expected, false_accepts
 
 BRANCH, KEEP, DEPTH = 3, 1, 2  # 6 rewrites at most
@@ -246,8 +246,7 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
     after = ways["SPaR (after)"]
     for name in list(ways)[:6]:
         if name != "SPaR (after)":
-            low, high = bootstrap([after(row) - ways[name](row) for row in rows])
-            gain = fmean(after(row) - ways[name](row) for row in rows)
+            gain, low, high = bootstrap([after(row) - ways[name](row) for row in rows])
             print(f"SPaR minus {name:38} {gain:+.3f}  {low:+.3f} to {high:+.3f}")
     failing = [row for row in rows if not row["before"]]
     mended = [row for row in failing if row["after"]]
@@ -260,13 +259,6 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
         print(f"similarity draft to winner {fmean(alike):.3f} (n = {len(alike)}), independent samples "
               f"{fmean(apart):.3f}, of the same prompts "
               f"{fmean(row['pool_similarity'] for row in mended):.3f}")  # fmt: skip
-
-
-def bootstrap(values: Sequence[float], draws: int = 4000) -> tuple[float, float]:
-    """95 % percentile interval of the mean."""
-    rng = random.Random(0)
-    means = sorted(fmean(rng.choices(values, k=len(values))) for _ in range(draws))
-    return means[int(0.025 * draws)], means[int(0.975 * draws)]
 
 
 def write_pairs(rows: Sequence[dict[str, Any]], folder: Path) -> None:
