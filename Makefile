@@ -34,7 +34,7 @@ test: $(VENV)/.test model
 
 # Servers are waited for while torch computes.
 test-sglang: $(VENV)/.test $(SGLANG)/.ready model
-	$(MAKE) --no-print-directory --jobs=2 --output-sync test-servers test-torch
+	$(MAKE) --no-print-directory --jobs=2 test-servers test-torch
 
 test-servers:
 	$(PY) -m pytest -m sglang $(NEED_SERVER)

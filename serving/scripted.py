@@ -100,7 +100,7 @@ class Scripted(Engine):
         await self._wait(request)
         told = self._logprob(request)
         logprobs = (float(told),) if isinstance(told, float | int) else tuple(told)
-        n_input = self.count_tokens(request.prompt) + len(logprobs[1:])
+        n_input = self.count_tokens(request.prompt) + max(0, len(logprobs) - 1)
         return Served(LogLikelihood(logprobs), Usage(input_tokens=n_input, calls=1))
 
     async def hidden(self, request: Hidden) -> Served[tuple[float, ...]]:

@@ -100,7 +100,7 @@ class Synthetic(Engine):
             p = dict(self._next(prefix)).get(token, 0.0)
             logprobs.append(log(p) if p else float("-inf"))
             prefix += token
-        n_input = self.count_tokens(request.prompt) + len(tokens[1:])
+        n_input = self.count_tokens(request.prompt) + max(0, len(tokens) - 1)
         return Served(LogLikelihood(tuple(logprobs)), Usage(input_tokens=n_input, calls=1))
 
     async def rate(self, request: Rate) -> Served[float]:

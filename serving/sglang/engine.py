@@ -204,7 +204,7 @@ class Sglang(Engine):
         elif self._transport.singly:
             return await asyncio.gather(*map(partial(self._post, route), wire.single(body)))
         else:
-            body["rid"] = wire.names(rid, len(ids))
+            body["rid"] = wire.rids(rid, len(ids))
         try:
             return await self._transport.post(route, body)
         except TransientError:

@@ -1,5 +1,5 @@
-"""Which prompts the server has read, as far as this client knows; new ones are read once before samples of
-them are drawn, since requests that start together don't find each other's prefix in the cache."""
+"""Which prompts the server has read, as far as this client knows. A new one is sent once before all others
+that begin with it, since requests that start together don't find each other's prefix in the cache."""
 
 import asyncio
 from collections import OrderedDict
@@ -14,7 +14,7 @@ _KEPT = 65536
 
 @dataclass(eq=False)
 class _Asked:
-    """Samples of one new prompt that were asked for at the same moment."""
+    """One new prompt that is read now, and the samples of it that were asked for."""
 
     n: int
     done: "asyncio.Future[None]"
@@ -50,11 +50,13 @@ class Prefixes:
 
     @asynccontextmanager
     async def turn(self, ids: Ids) -> AsyncIterator[None]:
-        """For one who reads the prompt and a text after it: as long as the prompt is new, one at a time."""
+        """For one who reads the prompt and a text after it: of those who come while it is new one goes first,
+        and the others when that one has ended, however it did."""
         loop = asyncio.get_running_loop()
-        while hash(ids) not in self._known and (asked := self._asked.get((loop, ids))) is not None:
+        asked = self._asked.get((loop, ids))
+        if asked is not None:
             await asyncio.shield(asked.done)
-        if hash(ids) in self._known:
+        if asked is not None or hash(ids) in self._known:
             yield
             return
         asked = self._asked[loop, ids] = _Asked(1, loop.create_future())

@@ -8,6 +8,7 @@ the prompt before it may be cached.
 """
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 from ..errors import EngineError
@@ -16,6 +17,9 @@ from . import wire
 from .tokens import Ids
 
 NOTHING_DRAWN = wire.parameters(Sampling(temperature=0), 0)
+_NO_FLOAT32 = -1e30
+"""Below this SGLang means a probability that was 0 in float32: beside requests that sample, a server without
+SGLANG_RETURN_ORIGINAL_LOGPROB takes the logarithm of probabilities."""
 
 
 def request(prompt: Ids, *texts: Ids, top: int = 0) -> dict[str, Any]:
@@ -37,9 +41,11 @@ def told(said: Mapping[str, Any], ids: Ids, *, top: int = 0) -> tuple[tuple[floa
     the server gave up."""
     meta = said["meta_info"]
     wire.end(meta["finish_reason"] or {}, "")
-    [[last, *_]] = meta["output_token_ids_logprobs"][0]
-    logprobs = (*[each[0] for each in meta["input_token_logprobs"][1:]], last)
+    [lasts] = meta.get("output_token_ids_logprobs") or [[]]
+    logprobs = tuple([each[0] for each in (*meta["input_token_logprobs"][1:], *lasts)])
     if len(logprobs) != len(ids) or None in logprobs:
         raise EngineError(f"SGLang told {len(logprobs)} log-probs of {len(ids)} tokens.")
+    if logprobs[-1] < _NO_FLOAT32:
+        logprobs = (*logprobs[:-1], -inf)
     places = [*meta["input_top_logprobs"][1:], meta["output_top_logprobs"][0]] if top else []
     return logprobs, tuple([wire.best(each) for each in places])

@@ -63,8 +63,8 @@ def drawing(
     return {**beside, "input_ids": [ids] * n, "sampling_params": each}
 
 
-def names(rid: str, n: int) -> list[str]:
-    """Of the `n` prompts of one request."""
+def rids(rid: str, n: int) -> list[str]:
+    """Names for the `n` prompts of the request `rid`."""
     return [f"{rid}{i:04x}" for i in range(n)]
 
 

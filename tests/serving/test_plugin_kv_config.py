@@ -34,6 +34,7 @@ def test_sizes_are_read_by_their_kind() -> None:
         ("ems:budget", "ems has no 'budget'"),
         ("ems:budget=many", "ems:budget is a whole number, not 'many'"),
         ("ems:merge_keys=1", "true or false"),
+        ("ems:merge_keys=false,unrotated=true", "for merged keys"),
         ("deltallm:theta=x", "a number"),
         ("ems:budget=16", "0 < window < budget"),
         ("ems:pool=4", "odd pool"),

@@ -125,9 +125,16 @@ async def test_a_new_prompt_is_gone_on_with_by_one_first_and_then_by_all() -> No
                 raise EngineError("no")
         prefixes.add((1, 2), [(text,)])
 
-    calls = [score(0, fails=True), *(score(text) for text in range(1, 5))]
-    await asyncio.gather(*calls, return_exceptions=True)
-    assert most == [1, 1, 1, 2, 3]  # the second takes the turn of the first, which failed
+    async def together(first_fails: bool) -> list[int]:
+        most.clear()
+        calls = [score(0, fails=first_fails), *(score(text) for text in range(1, 4))]
+        await asyncio.gather(*calls, return_exceptions=True)
+        return most
+
+    assert await together(first_fails=True) == [1, 1, 2, 3]  # nobody waits for a second failure
+    prefixes.forget()
+    assert await together(first_fails=False) == [1, 1, 2, 3]
+    assert await together(first_fails=False) == [1, 2, 3, 4]  # the prompt is known
     assert await prefixes.read((1, 2, 3), 9) is None
 
 

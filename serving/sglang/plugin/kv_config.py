@@ -35,6 +35,8 @@ class Ems:
             raise ValueError(f"ems: write rho >= 1 and 0 < gamma <= 1, got {self.rho} and {self.gamma}")
         if self.pool < 1 or self.pool % 2 == 0:
             raise ValueError(f"ems: write an odd pool >= 1, got {self.pool}")
+        if self.unrotated and not self.merge_keys:
+            raise ValueError("ems: leave out unrotated=true, which is for merged keys, or merge_keys=false")
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ class EmsReading(Watcher):
         sizes = {name: size for name, size in vars(config).items() if name not in ("unrotated", "release")}
         self.config = ems.Config(**sizes)
         self.release = config.release
+        assert rotary or not config.unrotated, "refused at the start"
         self.rotary = rotary if config.unrotated else None
         self.n_partial = 0
 

@@ -42,6 +42,8 @@ class Node:
 
     def rank(self) -> "tuple[_Children, _Children]":
         """The children that sources hold, and the others by falling outputs."""
+        if not self.children:
+            return _NO_CHILDREN
         if self.ranked is None:
             held = [each for each in self.children.items() if each[1].sources is not None]
             free = [each for each in self.children.items() if each[1].sources is None]
@@ -51,6 +53,7 @@ class Node:
 
 
 _Children = list[tuple[int, Node]]
+_NO_CHILDREN: tuple[_Children, _Children] = ([], [])
 
 
 def _outputs(child: tuple[int, Node]) -> int:

@@ -39,7 +39,7 @@ class EMS:
         kept = []
         for each in prefix:
             s = ems.pooled(ems.global_local_score(*each.attention_sums(self.window), n), self.pool)
-            rotary = demand(each.rotary) if self.unrotated else None
+            rotary = demand(each.rotary()) if self.unrotated else None
             kept.append(ems.compress(each.k, each.v, s, config, rotary=rotary))
         mass = [entries.mass for entries in kept] if self.mass_bias else None
         return Kept([x.k for x in kept], [x.v for x in kept], prefix[0].scale, n, mass)

@@ -7,8 +7,9 @@ Positions are the text's own throughout: a memory of 100 entries that stands for
 position 1,000. Sizes are in tokens per KV head; `keep_ratio` is the share of a prefix that later tokens read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -28,7 +29,7 @@ class Prefix:
     k: torch.Tensor
     v: torch.Tensor
     scale: float
-    rotary: ems.Rotary | None = None
+    rotary: Callable[[], ems.Rotary | None] = lambda: None
     _sums: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)
 
     def attention_sums(self, window: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,7 +134,7 @@ class Reader:
             cache.update(*(x.transpose(0, 1)[None] for x in (each.k, each.v)), layer)
         self._read: list[Prefix] = []
         n_before = len(after[0].k) if after else 0
-        self._rotary = self._tables(n_before + len(ids))
+        self._rotary = partial(self._tables, n_before + len(ids))
         self._forward(ids, n_before, cache, logits_to_keep=1)
         read = self._read
         if not after:

@@ -3,7 +3,7 @@
 import atexit
 import itertools
 import json
-import random
+import os
 import shlex
 import socket
 import subprocess
@@ -69,7 +69,13 @@ def warm() -> Path:
         )
 
     def end() -> None:
-        process.communicate()
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:  # it still imports
+            process.kill()
+            process.wait()
         folder.cleanup()
 
     atexit.register(end)
@@ -82,7 +88,7 @@ def warm() -> Path:
     return python
 
 
-PORTS = itertools.count(random.randrange(20_000, 30_000), 3)  # the router's replicas have the next ones
+PORTS = itertools.count(20_000 + os.getpid() * 60 % 10_000, 3)  # the router's replicas have the next ones
 
 
 def free_port() -> int:

@@ -5,10 +5,10 @@
 
 A start of a server is three processes that import 6500 modules each, a second of work after 25 of imports.
 Here the imports are those that each process of a server has made before it loads plug-ins; no plug-in is
-among them, and each process loads its own. All else is as in any start: arguments, environment, signals and
-exit code are the client's, the processes are children of the server's, and they are handed what they work on
-in the way of multiprocessing's `spawn`. Variables that are read while SGLang is imported must be those that
-the first process was started with.
+among them, and each process loads its own. All else is as in any start: arguments, environment and exit code
+are the client's, the processes are children of the server's, and they are handed what they work on in the way
+of multiprocessing's `spawn`. What ends the client ends all of them at once. Variables that are read while
+SGLang is imported must be those that the first process was started with.
 """
 
 import atexit
@@ -42,13 +42,15 @@ AT_IMPORT = ("SGLANG_USE_CPU_ENGINE", "SGLANG_RETURN_ORIGINAL_LOGPROB", "HF_HUB_
 
 def client(path: str, arguments: Sequence[str]) -> int:
     """Have the arguments run. Returns the exit code; if this process ends, so do those that were forked."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link:
+    told = b""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link, suppress(OSError):
         link.connect(path)
         asked = {"arguments": arguments, "environment": dict(os.environ), "folder": str(Path.cwd())}
         socket.send_fds(link, [json.dumps(asked).encode()], [0, 1, 2])
         told = link.recv(MOST)
     if not told:
-        print(f"What listened at {path} has ended.", file=sys.stderr)
+        log = Path(path).with_name("log")
+        print(f"What listened at {path} has ended.", log.read_text() if log.exists() else "", file=sys.stderr)
     code = int(told or b"1")
     return code if code >= 0 else 128 - code
 

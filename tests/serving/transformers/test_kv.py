@@ -147,7 +147,7 @@ def test_the_baselines_keep_what_was_looked_at_and_the_last(prefix, method):
 def test_the_positions_come_off_the_keys(reader, prefix):
     """One token all over: in the first layer all its keys are the same, but for their positions."""
     keys = reader.read([5] * 40)[0]
-    back = unrotated.turned(keys.k, torch.arange(40).expand(2, -1), keys.rotary, back=True)
+    back = unrotated.turned(keys.k, torch.arange(40).expand(2, -1), keys.rotary(), back=True)
     assert (keys.k[39] - keys.k[0]).abs().max() > 0.1
     near(back, keys.k[:1].expand_as(back))
 
