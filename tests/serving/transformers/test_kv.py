@@ -1,8 +1,5 @@
 """Memories of a prefix on a small random model, and EMSPress: what is exact, what is kept, what comes out."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: make test-sglang runs this")
@@ -369,17 +366,3 @@ def test_ratios_beyond_bounds_are_refused():
         kv.EMSPress(compression_ratio=1.0)
     with pytest.raises(UsageError, match="window of 32"):
         pressed(kv.EMSPress(compression_ratio=0.9), [tokens(N)])
-
-
-# ---------------------------------------------------------------- the benchmark
-
-
-def test_the_bootstrap_interval_holds_the_mean():
-    sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-    try:
-        from kv_quality import interval
-    finally:
-        sys.path.pop(0)
-    low, high = interval([0.1, 0.2, 0.3, 0.4])
-    assert 0.1 <= low < 0.25 < high <= 0.4
-    assert interval([0.5] * 4) == (0.5, 0.5)
