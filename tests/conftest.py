@@ -18,7 +18,7 @@ from abduce.tools.sandbox import Sandbox
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-# A shell starts what runs in the background deaf to Ctrl-C, and so would be the programs that tests interrupt.
+# What a shell starts in the background is deaf to Ctrl-C, and so would be the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
