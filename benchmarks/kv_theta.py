@@ -7,13 +7,12 @@ those of their runs (which is what reading runs computes, exactly); then the log
 """
 
 import copy
-import math
-import random
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from intervals import bootstrap
 
 from abduce.serving import hf_folder
 from abduce.serving.kernels import deltallm
@@ -49,8 +48,7 @@ def main() -> None:
                 left[theta].append(share)
     print("theta | runs / tokens | nats a token added, 95 % over documents")
     for theta in THETAS:
-        low, high = interval(added[theta])
-        mean = sum(added[theta]) / len(DOCUMENTS)
+        mean, low, high = bootstrap(added[theta])
         print(f"{theta} | {sum(left[theta]) / len(DOCUMENTS):.2f} | {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
 
 
@@ -73,13 +71,6 @@ def loss(model: Any, ids: torch.Tensor, cache: Any) -> float:
     """Nats a token of what follows the prompt."""
     log_p = model(ids[:, N_PROMPT:], past_key_values=cache).logits[0, :-1].log_softmax(-1)
     return float(-log_p.gather(1, ids[0, N_PROMPT + 1 :, None]).mean())
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Of the mean, by bootstrap."""
-    dice = random.Random(0)
-    means = sorted(math.fsum(dice.choices(values, k=len(values))) / len(values) for _ in range(2000))
-    return means[49], means[1949]
 
 
 if __name__ == "__main__":

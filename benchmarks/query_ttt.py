@@ -35,6 +35,7 @@ from typing import Any
 
 import torch
 import transformers
+from intervals import bootstrap
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -161,13 +162,6 @@ def read(model: Any, context: Context, *, config: QueryTTT | None = None, scale:
     return Read(int(logits[0].argmax()) == context.answer, sum(masses) / len(masses), seconds)
 
 
-def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Bootstrap over contexts, 95 %."""
-    draw, n = random.Random(0), len(differences)
-    means = sorted(sum(draw.choices(differences, k=n)) / n for _ in range(2000))
-    return means[50], means[1949]
-
-
 def compare(model: Any, n_contexts: int, config: QueryTTT, growths: Sequence[int]) -> None:
     print("| facts | tokens | way | accuracy | difference | not asked before | attention | seconds |")
     print("|---:|---:|---|---:|---|---:|---:|---:|")
@@ -185,7 +179,7 @@ def compare(model: Any, n_contexts: int, config: QueryTTT, growths: Sequence[int
             done = [read(model, context, **words) for context in contexts]
             plain = plain or done
             mean = [sum(column) / n_contexts for column in zip(*map(_numbers, done), strict=True)]
-            low, high = interval([a.right - b.right for a, b in zip(done, plain, strict=True)])
+            _, low, high = bootstrap([a.right - b.right for a, b in zip(done, plain, strict=True)])
             gain = mean[0] - sum(each.right for each in plain) / n_contexts
             told = "" if way == "as it is" else f"{gain:+.2f} [{low:+.2f}, {high:+.2f}]"
             size = f"{FEWEST * growth} | {len(contexts[0].ids)}"
