@@ -12,46 +12,37 @@ idle. Needs torch, numpy and tokenizers.
 """
 
 import argparse
-import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from engram import CONTEXT, Model, Plan, Text, gates, met, text, trained  # isort: skip
+from rows import Rows
 
 T_5 = 2.571  # Student's t, 97.5 %, for six seeds
 STEPS, RATES, TUNED_ON, SEEDS = 300, (3e-3, 6e-3, 1.2e-2, 2.4e-2), (0, 1), (2, 3, 4, 5, 6, 7)
 
 
-class Rows:
-    """Runs, kept in a file if there is one and not made twice."""
+def outcome(
+    rows: Rows, corpus: Text, first_rows: float, gated: bool, rate: float, seed: int
+) -> dict[str, Any]:
+    """Held-out loss, and with a gate what it does, unless it is known."""
 
-    def __init__(self, path: Path | None, corpus: Text) -> None:
-        self.path, self.corpus = path, corpus
-        lines = path.read_text().splitlines() if path and path.exists() else []
-        self.known = {json.dumps(row["run"]): row for row in map(json.loads, lines)}
+    def measured() -> dict[str, float]:
+        plan = Plan(0.8, gated=gated, first_rows=first_rows)
+        model, loss = trained(plan, corpus, STEPS, seed, rate)
+        if not gated:
+            return {"loss": loss}
+        last, other = gates(model, corpus)
+        seen, new = by_trigram(model, corpus)
+        found = {"last": float(last.mean()), "other": float(other.mean()), "seen": seen, "new": new}
+        return {"loss": loss, **found}
 
-    def __call__(self, first_rows: float, gated: bool, rate: float, seed: int) -> dict[str, Any]:
-        """Held-out loss, and with a gate what it does."""
-        run = [first_rows, gated, STEPS, rate, seed]
-        key = json.dumps(run)
-        row: dict[str, Any] | None = self.known.get(key)
-        if row is None:
-            plan = Plan(0.8, gated=gated, first_rows=first_rows)
-            model, loss = trained(plan, self.corpus, STEPS, seed, rate)
-            row = {"run": run, "loss": loss}
-            if gated:
-                last, other = gates(model, self.corpus)
-                seen, new = by_trigram(model, self.corpus)
-                row |= {"last": float(last.mean()), "other": float(other.mean()), "seen": seen, "new": new}
-            self.known[key] = row
-            if self.path:
-                with self.path.open("a") as out:
-                    out.write(json.dumps(row) + "\n")
-        return row
+    return rows([first_rows, gated, STEPS, rate, seed], measured)
 
 
 def by_trigram(model: Model, corpus: Text) -> tuple[float, float]:
@@ -71,13 +62,13 @@ def interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, flo
     return statistics.mean(gains), T_5 * statistics.stdev(gains) / len(gains) ** 0.5
 
 
-def judge(rows: Rows) -> None:
-    """The table."""
+def judge(run: Callable[[float, bool, float, int], dict[str, Any]]) -> None:
+    """The table, of what `run` tells of first rows, gate, rate and seed."""
     rates: dict[tuple[float, bool], float] = {}
     for first_rows in (0.02, 1.0):
         for gated in (True, False):
             tried = {
-                rate: statistics.mean(rows(first_rows, gated, rate, seed)["loss"] for seed in TUNED_ON)
+                rate: statistics.mean(run(first_rows, gated, rate, seed)["loss"] for seed in TUNED_ON)
                 for rate in RATES
             }
             rates[first_rows, gated] = min(tried, key=tried.__getitem__)
@@ -85,7 +76,7 @@ def judge(rows: Rows) -> None:
             print(f"tuning, first rows {first_rows:g}, {'gate' if gated else 'no gate'}: {told}", flush=True)
     for first_rows in (0.02, 1.0):
         arms = [
-            [rows(first_rows, gated, rates[first_rows, gated], seed) for seed in SEEDS]
+            [run(first_rows, gated, rates[first_rows, gated], seed) for seed in SEEDS]
             for gated in (True, False)
         ]
         print(f"\nfirst rows {first_rows:g}")
@@ -117,7 +108,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="a file that keeps each run, and is gone on with")
     told = parser.parse_args()
     torch.set_num_threads(1)
-    judge(Rows(told.rows, text()))
+    judge(partial(outcome, Rows(told.rows), text()))
 
 
 if __name__ == "__main__":

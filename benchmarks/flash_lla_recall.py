@@ -1,12 +1,12 @@
 """Associative recall by one attention layer, with one tuning budget for local linear, softmax and linear
 attention.
 
-    python benchmarks/flash_lla_recall.py [wide] [narrow] [many] [--seeds 4] [--rows FILE]
+    python benchmarks/flash_lla_recall.py [wide] [narrow] [many] [--seeds 4|8] [--rows FILE]
 
 16 pairs of key and value tokens, then the keys in another order; right is each key's value. A token is read
 with its predecessor, so one layer without feed-forward part suffices; 32 wide, two heads.
 
-    wide     64 keys and 64 values, heads of 16: what `flash_lla.py` had before, which all can learn
+    wide     64 keys and 64 values, heads of 16: so much room that all can learn it
     narrow   the same, heads of 2: a head cannot keep the keys apart by their directions alone
     many     256 keys and 256 values, heads of 4
 
@@ -20,13 +20,12 @@ intervals of Student's t. Needs torch.
 
 import argparse
 import itertools
-import json
 import math
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,8 @@ from torch import nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from rows import Rows
 
 from abduce.serving.kernels.flash_lla import flash_lla
 from abduce.serving.kernels.flash_lla.module import LocalLinearAttention
@@ -156,33 +157,27 @@ def trained(
         }
 
 
-class Rows:
-    """Runs, kept in a file if there is one and not made twice."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        lines = path.read_text().splitlines() if path and path.exists() else []
-        self.known = {json.dumps(row["run"]): row for row in map(json.loads, lines)}
-
-    def __call__(self, name: str, *run: Any) -> dict[str, Any]:
-        """As `trained`."""
-        key = json.dumps([name, *run])
-        row: dict[str, Any] = self.known.get(key) or {"run": [name, *run], **trained(TASKS[name], *run)}
-        if key not in self.known and self.path:
-            with self.path.open("a") as out:
-                out.write(json.dumps(row) + "\n")
-        self.known[key] = row
-        return row
+def run(
+    rows: Rows, name: str, kind: str, own: float | str, rate: float, seed: int, judged_by: int
+) -> dict[str, Any]:
+    """As `trained`, unless it is known."""
+    task = TASKS[name]
+    sizes = (*astuple(task), N_PAIRS, WIDTH, N_HEADS, BATCH)
+    return rows(
+        [name, *sizes, kind, own, rate, seed, judged_by],
+        lambda: trained(task, kind, own, rate, seed, judged_by),
+    )
 
 
 def tuned(rows: Rows, name: str, kind: str) -> tuple[float | str, float]:
     """The setting of least loss, by seed 0 and, of the best two, by seeds 0 and 1."""
     runs = {
-        setting: [rows(name, kind, *setting, 0, 20_000)] for setting in itertools.product(OWN[kind], RATES)
+        setting: [run(rows, name, kind, *setting, 0, 20_000)]
+        for setting in itertools.product(OWN[kind], RATES)
     }
     best = sorted(runs, key=lambda setting: runs[setting][0]["loss"])[:2]
     for setting in best:
-        runs[setting].append(rows(name, kind, *setting, 1, 20_000))
+        runs[setting].append(run(rows, name, kind, *setting, 1, 20_000))
     for setting, found in runs.items():
         told = "  ".join(f"{one['accuracy']:.3f} (loss {one['loss']:.4f})" for one in found)
         print(f"  tuning {kind:8} {setting[0]!s:8} rate {setting[1]:g}   {told}", flush=True)
@@ -200,7 +195,7 @@ def judge(rows: Rows, name: str, n_seeds: int) -> None:
     lost: dict[str, list[float]] = {}
     for kind in OWN:
         own, rate = tuned(rows, name, kind)
-        found = [rows(name, kind, own, rate, seed, 10_000) for seed in seeds]
+        found = [run(rows, name, kind, own, rate, seed, 10_000) for seed in seeds]
         right[kind], lost[kind] = [one["accuracy"] for one in found], [one["loss"] for one in found]
         ridges = " ".join(f"{value:.2g}" for one in found for value in one["ridge"])
         print(
@@ -236,6 +231,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4, choices=T, help="how many judge what was chosen")
     parser.add_argument("--rows", type=Path, help="a file that keeps each run, and is gone on with")
     told = parser.parse_args()
+    for name in told.tasks:
+        if name not in TASKS:
+            parser.error(f"no task {name!r}. Known: {', '.join(TASKS)}")
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread")
     rows = Rows(told.rows)

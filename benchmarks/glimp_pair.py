@@ -14,17 +14,16 @@ their context alone: each is asked for once, whatever the number of ways that co
 """
 
 import asyncio
-import json
 import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from itertools import pairwise
-from pathlib import Path
 from statistics import fmean, mean
 from typing import Any, Literal
 
 from abduce.orchestrator.driver import Driver
+from abduce.orchestrator.evaluate import wilson
 from abduce.orchestrator.judge import same_answer
 from abduce.orchestrator.services import Services
 from abduce.serving.base import Engine
@@ -35,6 +34,8 @@ from abduce.strategies.glimp_router import GlimpRouter, entropy
 from abduce.strategies.policy import StepPolicy
 from abduce.strategies.routes import RoutedStep, Writer
 from benchmarks.glimp_tasks import Asked, Shots
+from benchmarks.intervals import bootstrap
+from benchmarks.rows import Rows
 
 Signal = Literal["chance", "glimpse", "mean", "judge"]
 
@@ -54,17 +55,14 @@ class Written:
 
 @dataclass
 class Pair:
-    """The two models' greedy steps, each asked for once. `file` keeps them beyond a run."""
+    """The two models' greedy steps, each asked for once."""
 
     policy: StepPolicy
     names: Mapping[Writer, str]
-    file: Path | None = None
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: Rows
 
     def __post_init__(self) -> None:
-        if self.file is not None and self.file.exists():
-            told = [json.loads(line) for line in self.file.read_text().splitlines()]
-            self.rows |= {row["key"]: row for row in told}
+        self._manner = sha256(repr(self.policy).encode()).hexdigest()[:16]  # prompt, examples, limits
 
     def write(self, who: Writer, state: State) -> Flow[Written]:
         """The step after `state`."""
@@ -75,15 +73,15 @@ class Pair:
         asked = replace(
             asked, prompt=prompt, model=ROLES[who], top_logprobs=20 if who == "small" else 0, seed=0
         )
-        key = self._key(who, state)
-        if key not in self.rows:
+        run = self._run(who, state)
+        row = self.rows.get(run)
+        if row is None:
             [reply] = yield [asked]
             if isinstance(reply, Failure):
                 raise RuntimeError(reply.message)
             c = reply[0]
             told = {"text": c.text, "n": c.n_tokens or len(c.ids), "finish": c.finish, "stop": c.stop}
-            self._keep({"key": key, **told, "h": [entropy(top) for top in c.top_logprobs if top]})
-        row = self.rows[key]
+            row = self.rows.add(run, told | {"h": [entropy(top) for top in c.top_logprobs if top]})
         drawn = Completion(row["text"], finish=row["finish"], stop=row["stop"], n_tokens=row["n"])
         try:
             inner.send([(drawn,)])
@@ -94,23 +92,18 @@ class Pair:
 
     def doubt(self, state: State, step: Step) -> Flow[float]:
         """−log p of a step by the large model, mean over its tokens; infinite for an empty one."""
-        key = self._key("large", state, step.text)
-        if key not in self.rows:
+        run = self._run("large", state, step.text)
+        row = self.rows.get(run)
+        if row is None:
             prompt = replace(self.policy.prompt_for(state), prefix_ids=())
             [reply] = yield [LogProb(prompt, step.text, model="large")]
             if isinstance(reply, Failure):
                 raise RuntimeError(reply.message)
-            self._keep({"key": key, "doubt": -mean(reply.logprobs) if reply.logprobs else math.inf})
-        return float(self.rows[key]["doubt"])
+            row = self.rows.add(run, {"doubt": -mean(reply.logprobs) if reply.logprobs else math.inf})
+        return float(row["doubt"])
 
-    def _key(self, who: Writer, state: State, judged: str | None = None) -> str:
-        return json.dumps([self.names[who], state.task.question, state.text, judged])
-
-    def _keep(self, row: dict[str, Any]) -> None:
-        self.rows[row["key"]] = row
-        if self.file is not None:
-            with self.file.open("a") as out:
-                out.write(json.dumps(row) + "\n")
+    def _run(self, who: Writer, state: State, judged: str | None = None) -> list[str | None]:
+        return [who, self.names[who], self._manner, state.task.question, state.text, judged]
 
 
 # ---------------------------------------------------------------- one solution
@@ -118,9 +111,10 @@ class Pair:
 
 @dataclass
 class Bill:
-    """What a solution took: tokens written and read by each model. Of the question each reads an estimate,
-    of the examples before it none: they are in the prefix cache."""
+    """A solution and what it took: tokens written and read by each model. Of the question each reads an
+    estimate, of the examples before it none: they are in the prefix cache."""
 
+    text: str = ""
     right: bool = False
     n_steps: int = 0
     large_steps: int = 0
@@ -183,6 +177,7 @@ def solved(pair: Pair, router: GlimpRouter, asked: Asked, way: Way) -> Flow[Bill
         bill.large_steps += writer == "large" and not goes_on
         state, last = state.extend(written.step), writer
     given = router.answer(state)
+    bill.text = state.text
     bill.right = given is not None and same_answer(given, asked.gold)
     return bill
 
@@ -256,20 +251,17 @@ async def parity(run: Run, test: Sequence[Asked], tau: float) -> None:
     """The router itself, which knows no kept replies, beside `solved`."""
     router = replace(run.router, tau=tau, probe="two_call")
 
-    def text(asked: Asked) -> Flow[bool]:
-        state, mine = State(asked.task), State(asked.task)
+    def equal(asked: Asked) -> Flow[bool]:
+        state = State(asked.task)
         while not router.terminal(state):
             [[step]] = yield from router.propose([state], [1], [0])
             if not isinstance(step, RoutedStep):
                 raise RuntimeError(f"no step: {step}")
             state = state.extend(step)
-            draft = yield from run.pair.write("small", mine)
-            if signals(draft)["glimpse"] >= tau:
-                draft = yield from run.pair.write("large", mine)
-            mine = mine.extend(draft.step)
-        return state.text == mine.text
+        bill = yield from solved(run.pair, router, asked, Way("glimpse", tau))
+        return state.text == bill.text
 
-    same = await run.each(test, text)
+    same = await run.each(test, equal)
     print(f"GlimpRouter itself, asking anew, writes the same in {sum(same)} of {len(same)} problems")
 
 
@@ -282,6 +274,18 @@ Points = list[tuple[float, list[float]]]  # of one way at several thresholds: it
 def right(bills: Sequence[Bill]) -> list[float]:
     """1 for each problem solved, else 0."""
     return [float(bill.right) for bill in bills]
+
+
+def rights(runs: Sequence[Sequence[Bill]]) -> list[float]:
+    """For each problem the share of these runs that solve it."""
+    return [fmean(column) for column in zip(*map(right, runs), strict=True)]
+
+
+def accuracy(runs: Sequence[Sequence[Bill]]) -> tuple[float, float, float]:
+    """Share of right answers and its 95 % interval: Wilson's of one run, of several by bootstrap over
+    problems, since runs of one problem are not independent."""
+    each = rights(runs)
+    return (fmean(each), *wilson(round(sum(each)), len(each))) if len(runs) == 1 else bootstrap(each)
 
 
 def written(bills: Sequence[Bill], who: Writer) -> float:
@@ -304,9 +308,6 @@ def at(points: Points, cost: float) -> list[float]:
     return points[0][1] if cost < points[0][0] else points[-1][1]
 
 
-def gain(ours: Sequence[float], theirs: Sequence[float], draws: int = 4000) -> tuple[float, float, float]:
+def gain(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
     """Mean difference on the same problems, with its 95 % bootstrap interval."""
-    values = [x - y for x, y in zip(ours, theirs, strict=True)]
-    rng = random.Random(0)
-    means = sorted(fmean(rng.choices(values, k=len(values))) for _ in range(draws))
-    return fmean(values), means[int(0.025 * draws)], means[int(0.975 * draws)]
+    return bootstrap([x - y for x, y in zip(ours, theirs, strict=True)])

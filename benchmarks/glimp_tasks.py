@@ -1,6 +1,11 @@
 """Problems for two models that write a solution in lines, with examples that show how.
 
-Made ones, each class the same in every run of a seed, or a file of questions and answers.
+Made ones, each class the same in every run of a seed, or a file of questions and answers. The made ones:
+
+    sums       three numbers, added one after the other
+    products   two digits times one, by parts; there are 266
+    words      word problems of two steps
+    links      "7 leads to 2. …" in any order: go on from a digit three times
 """
 
 import random
@@ -79,6 +84,7 @@ MADE: dict[str, Callable[[random.Random], tuple[str, str]]] = {
     "links": links,
 }
 N_SHOTS = 4  # of a made task
+N_BARREN = 10_000  # draws without a new problem, after which a made task is taken to have no more
 SHOTS_OF_A_FILE: Shots = (
     (
         "A baker makes 5 trays with 12 rolls each. He sells 48 of them. How many rolls are left?",
@@ -99,15 +105,18 @@ SHOTS_OF_A_FILE: Shots = (
 
 
 def problems(task: str, n: int, seed: int) -> tuple[Shots, list[Asked]]:
-    """Examples and `n` different problems of a made task, or of a file of questions and answers."""
+    """Examples and `n` different problems, or all that there are, of a made task or of a file of questions
+    and answers."""
     if task not in MADE:
         rows = read_problems(Path(task))
         random.Random(seed).shuffle(rows)
         return SHOTS_OF_A_FILE, [Asked(row.task, row.answer, i) for i, row in enumerate(rows[:n])]
     rng = random.Random(seed)
     made: dict[str, str] = {}
-    while len(made) < n + N_SHOTS:
+    barren = 0
+    while len(made) < n + N_SHOTS and barren < N_BARREN:
         question, solution = MADE[task](rng)
+        barren = barren + 1 if question in made else 0
         made[question] = solution
     pairs = list(made.items())
     return tuple(pairs[:N_SHOTS]), [

@@ -1,49 +1,58 @@
 """Prompts that are read inexactly, and keys in fewer bytes, on the small model: what that does to the text.
 
-    python benchmarks/kv_inexact.py [--documents 12] [--rows FILE]
+    python benchmarks/kv_inexact.py [--documents 12] [--texts FOLDER] [--rows FILE]
+                                    [--over "INT8 keys"]
 
 Documents, needles and questions are those of kv_quality.py. Two tables: prompts that are read by ActQKV's
 retrieval, or by DeltaLLM's differences, and then kept whole; and prompts that are read exactly, whose keys
 are then stored as DeltaLLM's bits and changed values, or otherwise in as many bytes. "Both" is DeltaLLM in
 both places. "share" is of pairs of a query and a key that are read (retrieval), of multiply-adds of keys that
-are left (differences: 1 - work sparsity), or of bytes of keys and values in half precision. Needs torch.
+are left (differences: 1 - work sparsity), or of bytes of keys and values in half precision. `--over` adds
+paired differences from a way. Needs torch.
 """
 
 import argparse
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from kv_quality import N_PREFIX, cell, filled, is_found, nll
+from kv_quality import N_PREFIX, Row, Rows, cell, checked, filled, is_found, lead, nll
 
 from abduce.serving.transformers import kv
 
 THETAS = (0.25, 0.5, 0.75, 1.0, 1.5)
-RETRIEVALS = [(n_best, power) for n_best in (8, 4) for power in (1.0, 0.0)]
+RETRIEVALS = {
+    f"retrieval, {n_best} pages{'' if power else ', mean query'}": (n_best, power)
+    for n_best in (8, 4)
+    for power in (1.0, 0.0)
+}
 MEMORIES: dict[str, Callable[[], kv.Method]] = {
     **{f"packed, θ {theta:g}": lambda theta=theta: kv.PackedDeltaLLM(theta) for theta in THETAS},
     "INT8 keys": kv.Int8Keys,
     "SnapKV": lambda: kv.SnapKV(0.75),
     "StreamingLLM": lambda: kv.StreamingLLM(0.75),
 }
+WAYS = [
+    "exact",
+    *RETRIEVALS,
+    *(f"{name}, θ {theta:g}" for theta in THETAS for name in ("differences", "both")),
+    *MEMORIES,
+]
 
 
-def measure(reader: kv.Reader, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def measure(reader: kv.Reader, document: Row) -> Iterator[Row]:
     """A row for each reading and each memory."""
     ids = document["prefix"]
 
-    def row(name: str, share: float, prefix: Sequence[kv.Prefix], method: kv.Method) -> dict[str, Any]:
+    def row(name: str, share: float, prefix: Sequence[kv.Prefix], method: kv.Method) -> Row:
         memory = method(prefix)
         found = [is_found(reader, memory, *each, N_PREFIX) for each in document["asked"]]
         return {"way": name, "share": share, "nll": nll(reader, memory, document["next"]), "found": found}
 
     exact = reader.read(ids)
     yield row("exact", 1.0, exact, kv.FullCache())
-    for n_best, power in RETRIEVALS:
+    for name, (n_best, power) in RETRIEVALS.items():
         prompt = kv.Retrieving(n_best, power=power)
-        name = f"retrieval, {n_best} pages" + (", mean query" if power == 0 else "")
         read = reader.read(ids, prompt=prompt)
         yield row(name, prompt.read_share(len(ids)), read, kv.FullCache())
     for theta in THETAS:
@@ -57,30 +66,20 @@ def measure(reader: kv.Reader, document: dict[str, Any]) -> Iterator[dict[str, A
         yield row(name, share, exact, make())
 
 
-def n_rows() -> int:
-    """Of a document."""
-    return 1 + len(RETRIEVALS) + 2 * len(THETAS) + len(MEMORIES)
-
-
-def measured(rows: Sequence[dict[str, Any]]) -> list[int]:
-    """The documents that have all rows."""
-    n = Counter(row["document"] for row in rows)
-    return sorted(d for d in n if n[d] == n_rows())
-
-
-def report(rows: Sequence[dict[str, Any]]) -> None:
+def report(rows: Rows, over: str | None) -> None:
     """A table of Markdown."""
-    whole = measured(rows)
-    cells: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in rows:
-        cells.setdefault(row["way"], {})[row["document"]] = row
-    print(f"{len(whole)} documents\n\n| way | share | perplexity | nats a token over exact | needles |")
-    print("|---|---|---|---|---|")
-    for way, of in cells.items():
-        share, loss = (sum(of[d][key] for d in whole) / len(whole) for key in ("share", "nll"))
-        over = cell([of[d]["nll"] - cells["exact"][d]["nll"] for d in whole], "+.3f")
-        found = cell([sum(of[d]["found"]) / len(of[d]["found"]) for d in whole], ".2f")
-        print(f"| {way} | {share:.2f} | {math.exp(loss):.2f} | {over} | {found} |")
+    heads = ["way", "share", "perplexity", "nats a token over exact", "needles"]
+    heads += [f"nats over {over}", f"needles over {over}"] if over else []
+    print(f"{len(rows)} documents\n\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    for way in WAYS if rows else ():
+        each = [of[way] for of in rows.values()]
+        share, loss = (sum(row[key] for row in each) / len(each) for key in ("share", "nll"))
+        parts = [way, f"{share:.2f}", f"{math.exp(loss):.2f}", cell(lead(rows, way, "exact", "nll"), "+.3f")]
+        parts.append(cell([sum(row["found"]) / len(row["found"]) for row in each], ".2f"))
+        if over:
+            parts.append(cell(lead(rows, way, over, "nll"), "+.3f") if way != over else "")
+            parts.append(cell(lead(rows, way, over, "found"), "+.2f") if way != over else "")
+        print(f"| {' | '.join(parts)} |")
 
 
 def main() -> None:
@@ -88,8 +87,14 @@ def main() -> None:
     arguments.add_argument("--documents", type=int, default=12)
     arguments.add_argument("--texts", type=Path)
     arguments.add_argument("--rows", type=Path, help="measurements as JSON lines: go on from them, and add")
+    arguments.add_argument("--over", help="a way: differences from it as well")
     given = arguments.parse_args()
-    report(filled(given, measured, lambda reader, document, _: measure(reader, document)))
+    checked(arguments, [given.over] if given.over else [], WAYS)
+
+    def each(reader: kv.Reader, document: Row, _: int, lacking: Sequence[str]) -> Iterator[Row]:
+        return (row for row in measure(reader, document) if row["way"] in lacking)
+
+    report(filled(given, WAYS, lambda row: row.get("way"), each), given.over)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """KV methods on the small model: how much of a text may go unread before the next words and details suffer.
 
     python benchmarks/kv_quality.py [--documents 12] [--asked] [--texts FOLDER] [--rows FILE]
-                                    [--only "EMS; H2O"]
+                                    [--only "EMS; H2O"] [--over "EMS"]
 
 Each document is a topic of Python's own language reference (`pydoc_data`, in every installation), or a text
 of FOLDER (*.txt, *.md, *.rst). Three needles, "The secret number of Paris is 4071.", stand at line ends in
@@ -13,10 +13,10 @@ ratio, and later tokens read that and themselves:
 
 The question is not known when the memory is made, which is hard on what forgets. `--asked`: also once where
 it is, as the end of what is read, for one needle a document; that reading predicts the first digit, and the
-other three go through the memory. Differences from the full cache are paired,
-intervals are 95 % by bootstrap over documents. The ratio is of entries in memory for EMS, DeltaLLM and the
-baselines, of attended tokens for ActQKV, which keeps all. Needs torch. 768 tokens and a model of 135M
-parameters: nothing here says what a long context does.
+other three go through the memory. Differences from the full cache are paired, with `--over` also those from
+a method at the same ratio; intervals are 95 % by bootstrap over documents. The ratio is of entries in memory
+for EMS, DeltaLLM and the baselines, of attended tokens for ActQKV, which keeps all. Needs torch. 768 tokens
+and a model of 135M parameters: nothing here says what a long context does.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import math
 import random
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from intervals import bootstrap
+
 from abduce.serving.transformers import kv
 from abduce.serving.transformers import model as models
+
+Row = dict[str, Any]
+Rows = dict[int, dict[Any, Row]]  # of a document, by case
+Case = tuple[str, float]  # method and keep ratio
 
 N_PREFIX, N_NEXT = 768, 48
 RATIOS = (0.5, 0.25, 0.125)
@@ -56,6 +62,14 @@ METHODS: dict[str, Callable[[float], kv.Method]] = {
 }
 
 
+FULL: Case = ("full cache", 1.0)
+
+
+def cases(names: Sequence[str]) -> list[Case]:
+    """The full cache, and these methods at each ratio."""
+    return [FULL, *((name, ratio) for name in names for ratio in RATIOS)]
+
+
 # ---------------------------------------------------------------- documents
 
 
@@ -71,7 +85,7 @@ def texts(folder: Path | None) -> list[str]:
     return [named[name] for name in sorted(named)]
 
 
-def planted(tokens: models.Tokeniser, ids: Sequence[int], seed: int) -> dict[str, Any]:
+def planted(tokens: models.Tokeniser, ids: Sequence[int], seed: int) -> Row:
     """A prefix of N_PREFIX tokens with three needles, what comes next, and questions with answers."""
     rng = random.Random(seed)
     needles = {city: f"{rng.randrange(10_000):04}" for city in rng.sample(CITIES, 3)}
@@ -107,17 +121,16 @@ def is_found(
     return bool(logits[len(question) - 1 : -1].argmax(-1).tolist() == list(answer))
 
 
-def measure(reader: kv.Reader, document: dict[str, Any], known: int | None) -> Iterator[dict[str, Any]]:
-    """A row for each method and ratio; `known`: the needle that is asked for before the memory is made."""
+def measure(reader: kv.Reader, document: Row, known: int | None, wanted: Sequence[Case]) -> Iterator[Row]:
+    """A row for each case; `known`: the needle that is asked for before the memory is made."""
     prefix = reader.read(document["prefix"])
     if known is not None:
         question, (space, first, *rest) = document["asked"][known]
         longer = reader.read([*question, space], after=prefix)
-    cases = [("full cache", 1.0, kv.FullCache())]
-    cases += [(name, ratio, make(ratio)) for name, make in METHODS.items() for ratio in RATIOS]
-    for name, ratio, method in cases:
+    for name, ratio in wanted:
+        method = METHODS[name](ratio) if name in METHODS else kv.FullCache()
         memory = method(prefix)
-        row = {"method": name, "ratio": ratio, "nll": nll(reader, memory, document["next"])}
+        row: Row = {"method": name, "ratio": ratio, "nll": nll(reader, memory, document["next"])}
         row["read_share"] = memory.read_share
         row["found"] = []
         for each in document["asked"]:
@@ -132,72 +145,87 @@ def measure(reader: kv.Reader, document: dict[str, Any], known: int | None) -> I
 # ---------------------------------------------------------------- table
 
 
-def interval(values: Sequence[float], seed: int = 0, n: int = 4000) -> tuple[float, float]:
-    """95 %, by bootstrap of the mean."""
-    rng = random.Random(seed)
-    means = sorted(sum(rng.choices(values, k=len(values))) / len(values) for _ in range(n))
-    return means[int(0.025 * n)], means[int(0.975 * n)]
-
-
 def cell(values: Sequence[float], form: str) -> str:
     """Mean and interval."""
-    low, high = interval(values)
-    return f"{sum(values) / len(values):{form}} ({low:{form}} – {high:{form}})"
+    mean, low, high = bootstrap(values)
+    return f"{mean:{form}} ({low:{form}} – {high:{form}})"
 
 
-def measured(rows: Sequence[dict[str, Any]]) -> list[int]:
-    """The documents that have a row of every method and ratio."""
-    n = Counter(row["document"] for row in rows)
-    return sorted(d for d in n if n[d] == 1 + len(METHODS) * len(RATIOS))
+def lead(rows: Rows, case: Any, base: Any, key: str) -> list[float]:
+    """For each document a case's `key` less the base's; of answers the share that is right."""
+
+    def value(row: Row) -> float:
+        return sum(row[key]) / len(row[key]) if isinstance(row[key], list) else float(row[key])
+
+    return [value(of[case]) - value(of[base]) for of in rows.values()]
 
 
-def report(rows: Sequence[dict[str, Any]]) -> None:
-    """A table of Markdown, of the documents that were measured whole."""
-    whole = measured(rows)
-    cells: dict[tuple[str, float], dict[int, dict[str, Any]]] = {}
-    for row in rows:
-        cells.setdefault((row["method"], row["ratio"]), {})[row["document"]] = row
-    full = cells["full cache", 1.0]
-    counts = ("found", "known") if all("known" in full[d] for d in whole) else ("found",)
+def report(rows: Rows, wanted: Sequence[Case], over: str | None) -> None:
+    """A table of Markdown."""
+    told = all("known" in of[case] for of in rows.values() for case in wanted)
+    counts = ("found", "known") if told else ("found",)
     heads = ["method", "ratio", "read", "perplexity", "nats a token over full", "needles", "known question"]
-    heads = heads[: 5 + len(counts)]
-    print(f"{len(whole)} documents\n\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
-    for (name, ratio), of in cells.items():
-        loss = sum(of[d]["nll"] for d in whole) / len(whole)
-        share = sum(of[d]["read_share"] for d in whole) / len(whole)
+    heads = heads[: 5 + len(counts)] + ([f"nats over {over}", f"needles over {over}"] if over else [])
+    print(f"{len(rows)} documents\n\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    for name, ratio in wanted if rows else ():
+        each = [of[name, ratio] for of in rows.values()]
+        loss, share = (sum(row[key] for row in each) / len(each) for key in ("nll", "read_share"))
         parts = [name, f"{ratio:g}", f"{share:.3f}", f"{math.exp(loss):.2f}"]
-        parts.append(cell([of[d]["nll"] - full[d]["nll"] for d in whole], "+.3f"))
-        parts += [cell([sum(of[d][x]) / len(of[d][x]) for d in whole], ".2f") for x in counts]
+        parts.append(cell(lead(rows, (name, ratio), FULL, "nll"), "+.3f"))
+        parts += [cell([sum(row[x]) / len(row[x]) for row in each], ".2f") for x in counts]
+        if over and name in (over, FULL[0]):
+            parts += ["", ""]
+        elif over:
+            parts.append(cell(lead(rows, (name, ratio), (over, ratio), "nll"), "+.3f"))
+            parts.append(cell(lead(rows, (name, ratio), (over, ratio), "found"), "+.2f"))
         print(f"| {' | '.join(parts)} |")
+
+
+# ---------------------------------------------------------------- rows
 
 
 def filled(
     given: argparse.Namespace,
-    measured: Callable[[Sequence[dict[str, Any]]], list[int]],
-    measure: Callable[[kv.Reader, dict[str, Any], int], Iterator[dict[str, Any]]],
-) -> list[dict[str, Any]]:
-    """The rows of `given.documents` texts: those that the file `given.rows` has, and what is measured of the
-    others, each added there at once."""
+    wanted: Sequence[Any],
+    case_of: Callable[[Row], Any],
+    measure: Callable[[kv.Reader, Row, int, Sequence[Any]], Iterator[Row]],
+) -> Rows:
+    """The documents that have a row of every case that is wanted. What the file `given.rows` has is not
+    measured again, what it lacks of the first `given.documents` texts is measured, and added at once."""
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    if given.rows and given.rows.exists():
-        rows = [json.loads(line) for line in given.rows.read_text(encoding="utf-8").splitlines()]
-        rows = [row for row in rows if row["document"] in measured(rows)]
-        given.rows.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    folder = models.folder_of(None)
-    tokens = models.Tokeniser.load(folder)
-    reader = kv.Reader(models.load(folder, "cpu", "float32", None))
-    encoded = [tokens.whole(text) for text in texts(given.texts)]
-    long = [ids for ids in encoded if len(ids) >= N_PREFIX + N_NEXT]
-    begun = time.monotonic()
-    for i in sorted(set(range(min(given.documents, len(long)))) - set(measured(rows))):
-        for row in measure(reader, planted(tokens, long[i], i), i):
-            rows.append({"document": i, **row})
-            if given.rows:
-                with given.rows.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
-        print(f"document {i}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
-    return rows
+    source = str(given.texts) if given.texts else None
+    rows: Rows = defaultdict(dict)
+    kept = given.rows.read_text(encoding="utf-8") if given.rows and given.rows.exists() else ""
+    for row in map(json.loads, kept.splitlines()):
+        if row.get("texts") == source:
+            rows[row["document"]][case_of(row)] = row
+    lacking = {i: [case for case in wanted if case not in rows[i]] for i in range(given.documents)}
+    if any(lacking.values()):
+        folder = models.folder_of(None)
+        tokens = models.Tokeniser.load(folder)
+        reader = kv.Reader(models.load(folder, "cpu", "float32", None))
+        encoded = [tokens.whole(text) for text in texts(given.texts)]
+        long = [ids for ids in encoded if len(ids) >= N_PREFIX + N_NEXT]
+        begun = time.monotonic()
+        for i, ids in enumerate(long[: given.documents]):
+            if not lacking[i]:
+                continue
+            for row in measure(reader, planted(tokens, ids, i), i, lacking[i]):
+                row = {"document": i, **({"texts": source} if source else {}), **row}
+                rows[i][case_of(row)] = row
+                if given.rows:
+                    with given.rows.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(row) + "\n")
+            print(f"document {i}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
+    return {i: rows[i] for i in sorted(rows) if all(case in rows[i] for case in wanted)}
+
+
+def checked(arguments: argparse.ArgumentParser, names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The names, in the order of the known ones; ends the program if one is none of them."""
+    for name in names:
+        if name not in known:
+            arguments.error(f"no method {name!r}. Known: {'; '.join(known)}")
+    return [name for name in known if name in names]
 
 
 def main() -> None:
@@ -206,15 +234,21 @@ def main() -> None:
     arguments.add_argument("--asked", action="store_true")
     arguments.add_argument("--texts", type=Path)
     arguments.add_argument("--rows", type=Path, help="measurements as JSON lines: go on from them, and add")
-    arguments.add_argument("--only", type=lambda text: text.split("; "), help="methods, by '; '")
+    arguments.add_argument("--only", help="methods, by ';'")
+    arguments.add_argument("--over", help="a method: differences from it as well")
     given = arguments.parse_args()
-    for name in set(METHODS) - set(given.only or METHODS):
-        del METHODS[name]
+    names = [name.strip() for name in given.only.split(";")] if given.only else list(METHODS)
+    names += [given.over] if given.over else []
+    wanted = cases(checked(arguments, names, list(METHODS)))
 
-    def each(reader: kv.Reader, document: dict[str, Any], i: int) -> Iterator[dict[str, Any]]:
-        return measure(reader, document, i % 3 if given.asked else None)
+    def each(reader: kv.Reader, document: Row, i: int, lacking: Sequence[Case]) -> Iterator[Row]:
+        return measure(reader, document, i % 3 if given.asked else None, lacking)
 
-    report(filled(given, measured, each))
+    def case_of(row: Row) -> Any:
+        without = given.asked and "known" not in row
+        return None if without else (row.get("method"), row.get("ratio"))
+
+    report(filled(given, wanted, case_of, each), wanted, given.over)
 
 
 if __name__ == "__main__":
