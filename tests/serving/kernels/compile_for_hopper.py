@@ -1,61 +1,66 @@
 """Compile the kernels of a method for a Hopper GPU, without one: python compile_for_hopper.py METHOD.
 
-Their launchers run on CPU tensors; a launch compiles what it would launch. Prints a line of JSON a kernel:
-its name and the shared memory it takes, in bytes. No values are computed.
+With `controls` for a method, launches that no GPU takes: a line for each that is refused.
+Their launchers run on CPU tensors, in every dtype and at the size that `make bench-gpu` times. Prints a line
+of JSON a kernel: its name, and the shared memory it takes, in bytes.
 """
 
 import json
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.runtime.jit import JITFunction
+import triton.language as tl
 
-from abduce.serving.kernels import kernels
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
 
-HOPPER = GPUTarget("cuda", 90, 32)
-NAMES = {
-    torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16",
-    torch.int8: "i8", torch.int32: "i32", torch.int64: "i64",
-}  # fmt: skip
-done = set()
+from gpu.compiled import launches_compiled
+
+from abduce.serving.kernels.base import Kernel
+
+CPU = torch.device("cpu")
+torch.empty = torch.zeros  # a launch writes nothing here, and some outputs are indices
 
 
-def signature(value):
-    if torch.is_tensor(value):
-        return "*" + NAMES[value.dtype]
-    if isinstance(value, float):
-        return "fp32"
-    return "i32" if abs(value) < 2**31 else "i64"
-
-
-def compile_instead(function, *args, grid, warmup, **keywords):
-    given = {**dict(zip(function.arg_names, args, strict=False)), **keywords}
-    constants = {p.name: given[p.name] for p in function.params if p.is_constexpr}
-    types = {p.name: "constexpr" if p.is_constexpr else signature(given[p.name]) for p in function.params}
-    if (key := (function.fn.__name__, str(types), str(constants))) in done:
-        return
-    done.add(key)
-    places = {(function.arg_names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(fn=function, signature=types, constexprs=places)
-    made = triton.compile(source, target=HOPPER)
-    print(json.dumps({"kernel": function.fn.__name__, "shared": made.metadata.shared}), flush=True)
-
-
-def main():
-    JITFunction.run = compile_instead
-    for kernel in kernels():
-        if kernel.name.partition(".")[0] != sys.argv[1]:
-            continue
-        dtype = torch.bfloat16 if torch.bfloat16 in kernel.dtypes else kernel.dtypes[0]
-        case = [*kernel.cases(dtype, torch.device("cpu"))][-1]
+def launch(kernel: Kernel) -> None:
+    calls = [[*kernel.cases(dtype, CPU)][-1] for dtype in kernel.dtypes]
+    for call in [*calls, kernel.large(CPU)]:
         for name in kernel.gradients:
-            case[name] = case[name].detach().requires_grad_()
-        out = kernel.fast(**case)
+            call[name] = call[name].detach().requires_grad_()
+        out = kernel.fast(**call)
         if kernel.gradients:
             out.float().sum().backward()
+
+
+@triton.jit
+def _copy(x, y, N: tl.constexpr):
+    i = tl.arange(0, N)
+    tl.store(y + i, tl.load(x + i))
+
+
+def refused() -> None:
+    x = torch.zeros(16)
+    for on, grid in [("cpu", (0,)), ("cpu", (1, 70_000)), ("cuda", (1,)), ("cpu", (1,))]:
+        try:
+            with launches_compiled(on) as made:
+                _copy[grid](x, x, N=16)
+        except ValueError as error:
+            print(json.dumps({"refused": str(error)}))
+        else:
+            print(json.dumps({"kernel": made[0].name, "shared": made[0].shared}))
+
+
+def main() -> None:
+    if sys.argv[1] == "controls":
+        refused()
+        return
+    with launches_compiled("cpu") as made:
+        for kernel in import_module(f"abduce.serving.kernels.{sys.argv[1]}.suite").KERNELS:
+            launch(kernel)
+    for compiled in made:
+        print(json.dumps({"kernel": compiled.name, "shared": compiled.shared}))
 
 
 if __name__ == "__main__":
