@@ -5,13 +5,14 @@ import pwd
 import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
+
+from abduce.serving.scratch import Scratch
 
 PASSWORD = "s3cr:t/pass"
 _PLACES = ("/usr/lib/postgresql/*/bin", "/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql*/bin")
@@ -27,12 +28,10 @@ def found(*, durable: bool = False, programs: Path | None = None) -> Iterator[st
     if url := os.environ.get("ABDUCE_TEST_POSTGRES"):
         yield url
     elif (programs := programs or _programs()) is not None:
-        folder = Path(tempfile.mkdtemp(prefix="abduce-postgres-"))  # pytest's own is closed to other users
-        try:
+        with Scratch() as folder:  # a server that a kill left behind ends when it misses its folder
+            folder.chmod(0o711)  # pytest's own is closed to other users
             with _server(folder, programs, durable) as url:
                 yield url
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
     else:
         yield None
 
@@ -66,19 +65,21 @@ def _programs() -> Path | None:
 
 @contextmanager
 def _server(folder: Path, programs: Path, durable: bool) -> Iterator[str]:
-    port, data, password = free_port(), folder / "data", folder / "password"
+    port, home = free_port(), folder / "postgres"
+    data, password = home / "data", home / "password"
+    home.mkdir()
     password.write_text(f"{PASSWORD}\n")
     user: dict[str, object] = {}
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         nobody = pwd.getpwnam("nobody")
         user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-        for place in (folder, password):
+        for place in (home, password):
             os.chown(place, nobody.pw_uid, nobody.pw_gid)
 
     def run(program: str, *words: str) -> None:
         command = [str(programs / program), "-D", str(data), *words]
         done = subprocess.run(
-            command, cwd=folder, timeout=60, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **user
+            command, cwd=home, timeout=60, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **user
         )
         assert done.returncode == 0, f"{program} failed"
 
@@ -96,7 +97,7 @@ def _server(folder: Path, programs: Path, durable: bool) -> Iterator[str]:
     )
     options = f"-c listen_addresses=127.0.0.1 -p {port} -c unix_socket_directories=''"
     options += "" if durable else " -c fsync=off"
-    run("pg_ctl", "start", "-w", "-l", str(folder / "log"), "-o", options)
+    run("pg_ctl", "start", "-w", "-l", str(home / "log"), "-o", options)
     try:
         yield f"postgresql://abduce:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/postgres"
     finally:

@@ -8,9 +8,9 @@ import subprocess
 import threading
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from ...serving.scratch import Scratch
 from .inside import wire
 from .inside.keeper import BURY, FORK, ORDER
 from .limits import Limits
@@ -34,12 +34,12 @@ class Family:
         self._lock = threading.Lock()
         self._parent: Process | None = None
         self._child: subprocess.Popen[bytes] | None = None
-        self._folder: TemporaryDirectory[str] | None = None
+        self._folder: Scratch | None = None
 
     def own_folder(self) -> str:
         """A folder of the host that goes with the family, for programs without walls."""
-        self._folder = TemporaryDirectory(prefix="abduce-", ignore_cleanup_errors=True)
-        return self._folder.name
+        self._folder = Scratch()
+        return str(self._folder.path)
 
     def descriptors(self, first: Session) -> list[int]:
         """What a new sandbox is given."""
@@ -108,7 +108,7 @@ class Family:
             self._child.kill()
             self._child.wait()
         if self._folder is not None:
-            self._folder.cleanup()
+            self._folder.close()
 
     def complaint(self) -> str:
         """What the other side said instead of building walls."""
