@@ -130,6 +130,11 @@ def threads() -> int:
     return max(1, min(4, _cores() // 2))
 
 
+def is_set(name: str) -> bool:
+    """Whether a variable that a library reads is set already."""
+    return name in os.environ
+
+
 def environment(changes: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process to be started: this one's, with changes."""
     return {**os.environ, **changes}

@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from typing import NoReturn
 
 from ...serving.engram_folder import shape_in
 from ...serving.errors import AbduceError, UsageError
+from ...serving.scratch import Scratch
 from ...serving.sglang import launch
 from ...serving.sglang.plugin.kv_config import Config, parse
 
@@ -63,7 +63,7 @@ def _serve(
     chosen: argparse.Namespace, commands: Sequence[tuple[str, list[str]]], variables: Mapping[str, str]
 ) -> NoReturn:
     with ExitStack() as stack:
-        folder = Path(chosen.logs or stack.enter_context(tempfile.TemporaryDirectory(prefix="abduce-")))
+        folder = Path(chosen.logs or stack.enter_context(Scratch()))
         folder.mkdir(parents=True, exist_ok=True)
         servers = []
         for url, command in commands:

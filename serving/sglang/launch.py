@@ -1,6 +1,8 @@
 """Starting a SGLang server: which flags this machine needs, each with its reason, and the process itself."""
 
+import errno
 import os
+import random
 import shutil
 import signal
 import socket
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from .. import settings
@@ -30,6 +33,7 @@ code = child.wait()
 os._exit(code if code >= 0 else 128 - code)
 """
 _GRACE_S = 10  # between asking a server to end and ending it
+_LET_GO_S = 2  # in which a server that was ended before this one leaves its port
 
 
 class Flag(NamedTuple):
@@ -66,6 +70,8 @@ def flags(*, gpu: bool, amx: bool, kv: Config | None = None, engram: bool = Fals
         Flag(("--sleep-on-idle",), "an idle server leaves its core to others"),
         Flag(("--skip-server-warmup",), "the first request warms it up"),
     ]
+    if not settings.is_set("OMP_WAIT_POLICY"):
+        common.append(Flag(("OMP_WAIT_POLICY=PASSIVE",), "threads that wait leave their cores to others"))
     if not amx:
         if kv is None:
             common.append(
@@ -139,22 +145,33 @@ def _number(text: str) -> str | float:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of this machine that nobody listens on just now, and that the system gives to no connection."""
+    while True:
+        port = random.randrange(10_000, _first_given_away())
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def _first_given_away() -> int:
+    with suppress(OSError):
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    return 49_152  # of the range that RFC 6335 leaves to connections
 
 
 class Server:
     """A server process and all it starts: SGLang's scheduler and detokeniser are processes of its group.
-    It does not outlive the process that started it."""
+    It does not outlive the process that started it.
+
+    It listens only when the model is loaded, and what listens at its url before that would be taken for it:
+    raises UsageError if something does. From then on the port is held for it."""
 
     def __init__(
         self, command: Sequence[str], url: str, *, log: Path, environment: Mapping[str, str] | None = None
     ) -> None:
         self.url = url
         self.log = log
+        self._port = _held(url)
         with log.open("wb") as out:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-c", _KEEPER, *command],
@@ -190,6 +207,7 @@ class Server:
         self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
+        self._port.close()
 
     def stop(self) -> None:
         """Ask the group to end, and after a while end it."""
@@ -207,6 +225,33 @@ class Server:
 
     def _told(self) -> str:
         return f"The end of its log, {self.log}:\n{self.tail()}"
+
+
+def _held(url: str) -> socket.socket:
+    """A socket that has the port of a url without listening: the system gives the port to nobody, and a
+    server can listen at it. Raises UsageError if something listens there."""
+    where = urlsplit(url)
+    host, port = where.hostname or "127.0.0.1", where.port or 80
+    holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    if sys.platform != "linux":  # elsewhere it would keep the server out too
+        return holder
+    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+        holder.setsockopt(socket.SOL_SOCKET, option, 1)
+    until = time.monotonic() + _LET_GO_S
+    while True:
+        try:
+            holder.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return holder  # the server will say what is wrong with it
+            if time.monotonic() > until:
+                holder.close()
+                raise UsageError(
+                    f"Something else listens at {url} already. End it, or choose another port with --port."
+                ) from None
+            time.sleep(0.1)
+        else:
+            return holder
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -76,6 +77,57 @@ def test_a_server_that_dies_is_told_with_the_end_of_its_log(tmp_path: Path) -> N
     with pytest.raises(launch.UsageError, match=r"(?s)code 3.*no such model"):
         server.wait(30)
     server.stop()
+
+
+LISTENER = """
+import http.server, sys, time
+time.sleep(float(sys.argv[2]))
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Healthy).serve_forever()
+"""
+
+
+def listener(port: int, log: Path, after_s: float = 0) -> launch.Server:
+    """What listens late and answers as a server does."""
+    command = [sys.executable, "-c", LISTENER, str(port), str(after_s)]
+    return launch.Server(command, f"http://127.0.0.1:{port}", log=log)
+
+
+def test_what_listens_already_is_not_taken_for_the_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from abduce.orchestrator.commands import engine
+
+    monkeypatch.setattr(engine, "_check", lambda *_, **__: None)
+    port = launch.free_port()
+    with launch.running(listener(port, tmp_path / "log"), timeout_s=60):
+        assert main(["engine", "m", "--port", str(port), "--logs", str(tmp_path)]) == 2
+    told = capsys.readouterr()
+    assert "Serving" not in told.out
+    assert f"listens at http://127.0.0.1:{port} already" in told.err
+    assert "--port" in told.err
+
+
+def test_the_port_is_held_while_the_server_loads(tmp_path: Path) -> None:
+    """No other program gets it, unless it asks to share; the server can listen there, and again at once when
+    it was killed."""
+    port = launch.free_port()
+    for i in range(2):
+        server = listener(port, tmp_path / f"log{i}", after_s=0.5)
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        with launch.running(server, timeout_s=60):
+            assert urlopen(server.url, timeout=5).status == 200
+            server.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the range of Linux")
+def test_a_free_port_is_none_that_connections_are_given() -> None:
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    assert not any(low <= launch.free_port() <= high for _ in range(50))
 
 
 def test_the_whole_group_ends(tmp_path: Path) -> None:

@@ -292,7 +292,16 @@ def test_flags_become_the_arguments_of_an_engine() -> None:
 
 def test_a_gpu_needs_less_said() -> None:
     told = {word for flag in launch.flags(gpu=True, amx=False) for word in flag.words}
-    assert not told & {"--device", "--disable-radix-cache", "--dtype"}
+    assert not told & {"--device", "--disable-radix-cache", "--dtype", "OMP_WAIT_POLICY=PASSIVE"}
+
+
+def test_threads_that_wait_on_a_cpu_sleep_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert launch.variables(launch.flags(gpu=False, amx=False))["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert "OMP_WAIT_POLICY" not in launch.variables(launch.flags(gpu=False, amx=False))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import os
 import shlex
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,17 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from abduce.serving import settings
+from abduce.serving.scratch import Scratch
 from abduce.serving.sglang import launch
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 PYTHON = ROOT / ".venv-sglang" / "bin" / "python"
 STAND_INS = HERE / "stand_ins"
-VARIABLES = {
-    "HF_HUB_OFFLINE": "1",
-    "PYTHONPATH": str(STAND_INS),
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take the cores from all other tests
-}
+VARIABLES = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(STAND_INS)}
 """Of each server, beside those of its flags."""
 
 
@@ -56,10 +52,11 @@ esac
 def warm() -> Path:
     """That Python, but that a server which it starts is forked from one that has imported SGLang: a start
     takes 8 s of processor time instead of 34. See `warm.py`. It ends with this process."""
-    folder = tempfile.TemporaryDirectory(prefix="abduce-")
-    place, python = Path(folder.name) / "socket", Path(folder.name) / "python"
+    scratch = Scratch()
+    folder, python = scratch.path, scratch.path / "python"
+    place = folder / "socket"
     told = launch.variables(launch.flags(gpu=False, amx=False)) | VARIABLES
-    with (Path(folder.name) / "log").open("wb") as log:
+    with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [PYTHON, HERE / "warm.py", place],
             stdin=subprocess.PIPE,
@@ -76,11 +73,11 @@ def warm() -> Path:
         except subprocess.TimeoutExpired:  # it still imports
             process.kill()
             process.wait()
-        folder.cleanup()
+        scratch.close()
 
     atexit.register(end)
     while not place.exists():
-        assert process.poll() is None, (Path(folder.name) / "log").read_text()
+        assert process.poll() is None, (folder / "log").read_text()
         time.sleep(0.05)
     words = {"python": PYTHON, "script": HERE / "warm.py", "socket": place}
     python.write_text(WARM.format(**{name: shlex.quote(str(word)) for name, word in words.items()}))
