@@ -40,7 +40,14 @@ class Store(Protocol):
         ...
 
     async def write(
-        self, entries: Sequence[Entry], *, action: str = "written", reason: str = "", after: int | None = None
+        self,
+        entries: Sequence[Entry],
+        *,
+        action: str = "written",
+        reason: str = "",
+        after: int | None = None,
+        credit: Mapping[str, bool] | None = None,
+        once: str = "",
     ) -> int:
         """Put the entries in, all or none, replacing those of the same name. Returns the new version.
 
@@ -50,6 +57,10 @@ class Store(Protocol):
 
         With `after`, a change is made only if that is still the newest version, else 0 is returned: who
         writes what follows from what was read then overwrites nobody, and may write it again.
+
+        `credit` is counted (see there) with the entries, or not at all. `once` names the write: a second one
+        of that name changes and counts nothing, and returns what the first returned. So who was cut off
+        before hearing of a write may make it again.
         """
         ...
 

@@ -27,6 +27,7 @@ class InMemory:
         self._vectors: dict[str, Vectors] = {}
         self._history: list[Change] = []
         self._version = 0
+        self._made: dict[str, int] = {}  # by the names of writes
         self._lock = threading.RLock()
 
     async def version(self) -> int:
@@ -34,13 +35,22 @@ class InMemory:
         return self._version
 
     async def write(
-        self, entries: Sequence[Entry], *, action: str = "written", reason: str = "", after: int | None = None
+        self,
+        entries: Sequence[Entry],
+        *,
+        action: str = "written",
+        reason: str = "",
+        after: int | None = None,
+        credit: Mapping[str, bool] | None = None,
+        once: str = "",
     ) -> int:
         """Put the entries in."""
         check_action(action)
         kept = checked(entries)
         vectors = await self._embed(kept)
         with self._lock:
+            if once in self._made:
+                return self._made[once]
             new = [entry for entry in kept if changed(self._entries.get(entry.name), entry)]
             if new and after not in (None, self._version):
                 return 0
@@ -49,6 +59,9 @@ class InMemory:
                 self._entries[entry.name] = merged(self._entries.get(entry.name), entry)
             self._vectors |= vectors
             self._log(action, reason, [self._entries[entry.name] for entry in new])
+            self._count(credit or {})
+            if once:
+                self._made[once] = self._version
             return self._version
 
     async def get(self, names: Sequence[str]) -> tuple[Entry, ...]:
@@ -91,11 +104,7 @@ class InMemory:
     async def credit(self, outcomes: Mapping[str, bool]) -> None:
         """Count uses and wins."""
         with self._lock:
-            for name, won in outcomes.items():
-                if (entry := self._entries.get(clean(name))) is not None:
-                    self._entries[entry.name] = replace(
-                        entry, uses=entry.uses + 1, wins=entry.wins + bool(won)
-                    )
+            self._count(outcomes)
 
     async def history(self, name: str = "") -> tuple[Change, ...]:
         """What happened, oldest first."""
@@ -140,6 +149,11 @@ class InMemory:
         vectors = await self._embedder.embed([searched(entry) for entry in entries])
         halves = unpacked(packed(vectors))
         return {entry.name: vector for entry, vector in zip(entries, halves, strict=True)}
+
+    def _count(self, outcomes: Mapping[str, bool]) -> None:
+        for name, won in outcomes.items():
+            if (entry := self._entries.get(clean(name))) is not None:
+                self._entries[entry.name] = replace(entry, uses=entry.uses + 1, wins=entry.wins + bool(won))
 
     def _log(self, action: str, reason: str, entries: Sequence[Entry]) -> None:
         self._history += [Change(self._version, e.name, action, clean(reason), e) for e in entries]

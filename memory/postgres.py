@@ -54,13 +54,23 @@ class PostgresStore:
         return await asyncio.wrap_future(self._link.read(_version))
 
     async def write(
-        self, entries: Sequence[Entry], *, action: str = "written", reason: str = "", after: int | None = None
+        self,
+        entries: Sequence[Entry],
+        *,
+        action: str = "written",
+        reason: str = "",
+        after: int | None = None,
+        credit: Mapping[str, bool] | None = None,
+        once: str = "",
     ) -> int:
         """Put the entries in."""
         check_action(action)
         kept, reason = checked(entries), clean(reason)
 
         def change(server: "Server") -> int:
+            made = server.execute("SELECT version FROM abduce_memory_made WHERE once = %s", [once]).fetchone()
+            if made is not None:
+                return int(made[0])
             old = _whole(server, [each.name for each in kept])
             whole = [merged(old.get(each.name), each) for each in kept]
             new = [each for each in whole if changed(old.get(each.name), each)]
@@ -72,11 +82,16 @@ class PostgresStore:
                 cursor.executemany(
                     "UPDATE abduce_memory_entries SET uses = %s, wins = %s WHERE name = %s", counts
                 )
-            return _log(server, {action: new}, reason)
+            version = _log(server, {action: new}, reason)
+            _count(server, credit or {})
+            if once:
+                server.execute("INSERT INTO abduce_memory_made VALUES (%s, %s)", [once, version])
+            return version
 
         made = await asyncio.wrap_future(self._link.write(change))
-        with suppress(EngineError):  # of the embedder: what is written is written, and embedded later
-            await self._catch_up()
+        if kept:
+            with suppress(EngineError):  # of the embedder: what is written is written, and embedded later
+                await self._catch_up()
         return made
 
     async def get(self, names: Sequence[str]) -> tuple[Entry, ...]:
@@ -111,14 +126,8 @@ class PostgresStore:
 
     async def credit(self, outcomes: Mapping[str, bool]) -> None:
         """Count uses and wins."""
-        rows = [(int(bool(won)), clean(name)) for name, won in outcomes.items()]
-
-        def change(server: "Server") -> None:
-            with server.cursor() as cursor:
-                cursor.executemany(_CREDIT, rows)
-
-        if rows:
-            await asyncio.wrap_future(self._link.write(change))
+        if outcomes:
+            await asyncio.wrap_future(self._link.write(lambda server: _count(server, outcomes)))
 
     async def history(self, name: str = "") -> tuple[Change, ...]:
         """What happened, oldest first."""
@@ -306,6 +315,12 @@ def _words(name: str, text: str) -> list[str]:
 
 
 # ---------------------------------------------------------------- writing
+
+
+def _count(server: "Server", outcomes: Mapping[str, bool]) -> None:
+    rows = [(int(bool(won)), clean(name)) for name, won in outcomes.items()]
+    with server.cursor() as cursor:
+        cursor.executemany(_CREDIT, rows)
 
 
 def _version(server: "Server") -> int:

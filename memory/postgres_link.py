@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCHEMA = 1
+SCHEMA = 2
 
 _TABLES = """
 CREATE TABLE abduce_memory (
@@ -43,6 +43,10 @@ CREATE TABLE abduce_memory_changes (
 );
 CREATE INDEX ON abduce_memory_changes (name, version);
 CREATE TABLE abduce_memory_words (word text COLLATE "C" PRIMARY KEY, n bigint NOT NULL);
+"""
+_SINCE_2 = """
+CREATE TABLE abduce_memory_made (once text COLLATE "C" PRIMARY KEY, version bigint NOT NULL);
+UPDATE abduce_memory SET schema = 2
 """
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('abduce memory ' || current_schema(), 0))"
@@ -148,10 +152,12 @@ def _make_tables(server: "Server") -> None:
         server.execute(_LOCK)
         if server.execute(_ARE_THERE).fetchone() is None:
             server.execute(_TABLES)
-        row = server.execute("SELECT schema FROM abduce_memory").fetchone()
-    if row is not None and row[0] > SCHEMA:
+        [(schema,)] = server.execute("SELECT schema FROM abduce_memory").fetchall()
+        if schema < 2:
+            server.execute(_SINCE_2)
+    if schema > SCHEMA:
         raise UsageError(
-            f"The memory was made by a newer abduce (schema {row[0]}, known: {SCHEMA}). Update abduce here: "
+            f"The memory was made by a newer abduce (schema {schema}, known: {SCHEMA}). Update abduce here: "
             "pip install --upgrade abduce"
         )
 

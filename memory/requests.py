@@ -15,14 +15,11 @@ async def recalled(store: Store, request: Recall) -> tuple[Match, ...]:
     return tuple(Match(entry, 1.0, "every entry") for entry in found if entry.status == "active")
 
 
-async def remembered(store: Store, request: Remember) -> int:
-    """Its newest version, once all is written; 0 if another writer was faster."""
-    if request.entries:
-        version = await store.write(request.entries, reason=request.reason, after=request.after)
-        if not version:
-            return 0
-    else:
-        version = await store.version()
-    if request.credit:
-        await store.credit(request.credit)
-    return version
+async def remembered(store: Store, request: Remember, *, once: str = "") -> int:
+    """Its newest version, once all is written; 0 if another writer was faster. A request named by `once` is
+    carried out once, however often it is sent."""
+    if not request.entries and not request.credit:
+        return await store.version()
+    return await store.write(
+        request.entries, reason=request.reason, after=request.after, credit=request.credit, once=once
+    )

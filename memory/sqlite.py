@@ -47,16 +47,31 @@ class SqliteStore:
         return await asyncio.wrap_future(self._file.read(sqlite_write.version, 0))
 
     async def write(
-        self, entries: Sequence[Entry], *, action: str = "written", reason: str = "", after: int | None = None
+        self,
+        entries: Sequence[Entry],
+        *,
+        action: str = "written",
+        reason: str = "",
+        after: int | None = None,
+        credit: Mapping[str, bool] | None = None,
+        once: str = "",
     ) -> int:
         """Put the entries in."""
         check_action(action)
         kept, reason, embedder = checked(entries), clean(reason), self._embedder
+        if not kept and not self.path.exists():
+            return 0
         vectors = await embedder.embed([searched(each) for each in kept]) if embedder and kept else None
 
         def change(db: Db) -> int:
-            name = embedder.name if embedder else ""
-            return sqlite_write.write(db, kept, vectors, name, action, reason, after)
+            if made := sqlite_write.made(db, once):
+                return made
+            name = embedder.name if embedder and kept else ""
+            made = sqlite_write.write(db, kept, vectors, name, action, reason, after)
+            if made:
+                sqlite_write.count(db, credit or {})
+                sqlite_write.mark(db, once, made)
+            return made
 
         return await asyncio.wrap_future(self._file.write(change))
 
@@ -93,13 +108,8 @@ class SqliteStore:
 
     async def credit(self, outcomes: Mapping[str, bool]) -> None:
         """Count uses and wins."""
-        rows = [(bool(won), clean(name)) for name, won in outcomes.items()]
-
-        def change(db: Db) -> None:
-            db.executemany("UPDATE entries SET uses = uses + 1, wins = wins + ? WHERE name = ?", rows)
-
-        if rows and self.path.exists():
-            await asyncio.wrap_future(self._file.write(change))
+        if outcomes and self.path.exists():
+            await asyncio.wrap_future(self._file.write(partial(sqlite_write.count, outcomes=outcomes)))
 
     async def history(self, name: str = "") -> tuple[Change, ...]:
         """What happened, oldest first."""

@@ -23,7 +23,7 @@ from ..serving.errors import AbduceError, UsageError
 T = TypeVar("T")
 Db: TypeAlias = sqlite3.Connection
 
-SCHEMA = 1
+SCHEMA = 2
 
 _TABLES = """
 BEGIN IMMEDIATE;
@@ -51,8 +51,9 @@ CREATE TABLE IF NOT EXISTS codes (
 CREATE TABLE IF NOT EXISTS vectors (id INTEGER PRIMARY KEY, vector BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS dropped (seq INTEGER PRIMARY KEY AUTOINCREMENT, n INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS unembedded (id INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS made (once TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;  -- since 2
 INSERT OR IGNORE INTO meta VALUES ('version', 0), ('n', 0), ('n_words', 0), ('embedder', '');
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 COMMIT;
 """
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..serving.entries import Entry
 from .base import changed, merged
-from .checking import dump_entry, load_entry
+from .checking import clean, dump_entry, load_entry
 from .codes import codes, packed
 from .embedder import other_embedder
 from .in_memory import no_version
@@ -64,6 +64,24 @@ def write(
         add_vectors(db, [(id, kept[i].kind, kept[i].domain) for i, id in active], vectors[places])
     _store(db, tally)
     return _log(db, {action: [kept[i] for i in new]}, reason)
+
+
+def count(db: Db, outcomes: Mapping[str, bool]) -> None:
+    """Count uses and wins."""
+    rows = [(bool(won), clean(name)) for name, won in outcomes.items()]
+    db.executemany("UPDATE entries SET uses = uses + 1, wins = wins + ? WHERE name = ?", rows)
+
+
+def made(db: Db, once: str) -> int:
+    """The version that a write of this name returned; 0 if there was none."""
+    row = db.execute("SELECT version FROM made WHERE once = ?", (once,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def mark(db: Db, once: str, version: int) -> None:
+    """Keep what the write of a name returns; "" is none."""
+    if once:
+        db.execute("INSERT INTO made VALUES (?, ?)", (once, version))
 
 
 def rollback(db: Db, to: int, reason: str) -> int:

@@ -65,6 +65,13 @@ def load_reply(request: type, text: bytes) -> Any:
         raise JournalError(f"The journal holds a reply that cannot be read: {error}") from error
 
 
+def refusal(text: bytes) -> BudgetExhausted | None:
+    """What `dump_reply` wrote, if it is a refusal."""
+    if not text.startswith(b'{"exhausted":'):
+        return None
+    return BudgetExhausted(*orjson.loads(text)["exhausted"])
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)

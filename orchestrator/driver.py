@@ -31,7 +31,10 @@ Gate: TypeAlias = Callable[[Path, Sequence[Request]], Awaitable[None]]
 
 class Driver:
     """Carries out one run, or one visit of a node in a run of several: `root` is then the beginning of all
-    its paths, `ledger` the account of the whole run and `elapsed_s` how long it has been going on."""
+    its paths, `ledger` the account of the whole run and `elapsed_s` how long it has been going on.
+
+    `run` is the name of a run that can be cut off and go on: what was written to a memory and not yet stored
+    in the journal is then not written again."""
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Driver:
         retries: int = 2,
         backoff_s: float = 0.2,
         root: Path = (),
+        run: str = "",
         ledger: Ledger | None = None,
         elapsed_s: float | None = None,
         gate: Gate | None = None,
@@ -53,7 +57,9 @@ class Driver:
         self.ledger = ledger or Ledger(budget)
         self._engines = tuple({id(engine): engine for engine in services.engines.values()}.values())
         self._journal = journal
-        self._switchboard = Switchboard(services, seed=seed, concurrency=concurrency, depth=len(root))
+        self._switchboard = Switchboard(
+            services, seed=seed, concurrency=concurrency, depth=len(root), run=run
+        )
         self._clock = Clock()
         self._seconds = budget.seconds
         self._dispatcher = Dispatcher(
@@ -118,9 +124,10 @@ class Driver:
                         await asyncio.sleep(0)
                 except SearchEnded as end:
                     self._dispatcher.emit(Exhausted(here, str(end), self.elapsed_s))
+                    met = self.ledger.is_met_by(end)
                     if is_branch:
-                        self._cut_short = True
-                    else:
+                        self._cut_short |= met
+                    elif met:
                         self.ledger.open_reserve()
                     batch = flow.throw(end)
                 else:

@@ -12,7 +12,7 @@ used: the request is asked anew, and of two replies to one path the last holds.
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
@@ -24,9 +24,9 @@ from zlib import crc32
 
 import orjson
 
-from ..serving.errors import JournalError
+from ..serving.errors import BudgetExhausted, JournalError
 from ..serving.flow import Usage
-from .codec import dump_reply, dumps, load_reply
+from .codec import dump_reply, dumps, load_reply, refusal
 
 Path: TypeAlias = tuple[int, ...]
 
@@ -111,6 +111,16 @@ class Journal:
         except (ValueError, TypeError) as error:
             raise JournalError(f"The journal holds a usage that cannot be read: {error}") from error
         return Entry(load_reply(type(request), reply), spent, t, seconds)
+
+    def forget(self, passed: Callable[[BudgetExhausted], bool]) -> None:
+        """Let what a limit refused in the run's last turn be asked anew, if the limit is `passed` by now.
+        What followed there from the refusal holds only where the same is asked again."""
+        last = max((int(key.partition(".")[0]) for key in self._stored if key), default=0)
+        turn = {key for key in self._stored if key.partition(".")[0] == str(last)}
+        refused = {key for key in turn if (end := refusal(self._stored[key][1])) and passed(end)}
+        if refused:
+            self._stored = {key: row for key, row in self._stored.items() if key not in refused}
+            self._inherited |= turn - refused
 
     async def append(self, path: Path, request: Any, entry: Entry) -> None:
         """Store a reply; returns once it is committed."""

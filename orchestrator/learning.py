@@ -39,8 +39,9 @@ async def learn(
     run: Run | None = None,
 ) -> Learned:
     """Solve the tasks in their order and learn from them (`strategies.arcmemo.learn`). The budget is that of
-    the whole run. With `run`, that one goes on. Raises UsageError unless the pipeline is one arcmemo search
-    with a memory, and for a run of other problems or settings."""
+    the whole run. With `run`, that one goes on; one that its budget ended does with a larger budget. Raises
+    UsageError unless the pipeline is one arcmemo search with a memory, and for a run of other problems or
+    settings."""
     if not isinstance(pipeline, Pipeline) or not isinstance(pipeline.strategy, ArcMemo):
         raise UsageError(
             "What learns is a recipe with arcmemo as its only step. Write --recipe arcmemo-grids."
@@ -59,7 +60,7 @@ async def learn(
         "freeze": freeze,
         "oracle": oracle is not None,
     }
-    title = Task(f"learn from {len(tasks)} problems")
+    title, goes_on = Task(f"learn from {len(tasks)} problems"), run is not None
     if run is None and store is not None:
         run = store.create({**pipeline.settings, "task": title, "seed": seed, "learn": how})
     elif run is not None:
@@ -68,6 +69,8 @@ async def learn(
         run, budget=pipeline.budget, observers=observers, concurrency=pipeline.concurrency
     ) as session:
         session.begin(title.question, seed, pipeline.settings)
+        if goes_on and session.journal is not None:
+            session.journal.forget(lambda end: getattr(pipeline.budget, end.resource) != end.limit)
         options: dict[str, Any] = {"batch": batch, "passes": passes, "freeze": freeze, "oracle": oracle}
         flow = course(pipeline.strategy, tasks, seed=seed, **options)
         learned = await session.drive(flow, pipeline.services, seed=seed)

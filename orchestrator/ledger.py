@@ -21,7 +21,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from ..serving.errors import BudgetExhausted, UsageError
+from ..serving.errors import BudgetExhausted, SearchEnded, UsageError
 from ..serving.flow import Usage
 
 _FINISHING = frozenset({"tokens", "output_tokens", "calls"})  # what a finalising call consumes
@@ -75,7 +75,7 @@ class Budget:
         """From words: a number (k and M allowed) and a resource, separated by commas."""
         limits: dict[str, float] = {}
         for part in text.split(","):
-            match = _AMOUNT.fullmatch(part.strip())
+            match = _AMOUNT.fullmatch(_DOLLARS.sub(r"\1 usd", part.strip()))
             word = match["unit"].strip().lower().replace(" ", "_") if match else ""
             unit = _UNITS.get(word)
             if match is None or unit is None:
@@ -88,11 +88,14 @@ class Budget:
             if unit in limits:
                 raise UsageError(f"The budget {text!r} names {unit} twice. Write each resource once.")
             amount = float(match["number"]) * {"": 1, "k": 1e3, "m": 1e6}[match["scale"].lower()]
+            amount *= _SECONDS.get(word, 1)
             limits[unit] = int(amount) if amount.is_integer() else amount
         return cls(**limits)
 
 
 _AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<scale>[kKM]?)\s*(?P<unit>[A-Za-z_ ]+)")
+_DOLLARS = re.compile(r"^\$\s*(\d[\d.]*)$")
+_SECONDS = {"min": 60, "minute": 60, "minutes": 60, "h": 3600, "hour": 3600, "hours": 3600}
 _RESOURCES = tuple(f.name for f in fields(Budget) if f.name != "finish")
 _UNITS = {name: name for name in _RESOURCES} | {
     "token": "tokens",
@@ -104,6 +107,7 @@ _UNITS = {name: name for name in _RESOURCES} | {
     "s": "seconds",
     "sec": "seconds",
     "second": "seconds",
+    **dict.fromkeys(_SECONDS, "seconds"),
 }
 
 
@@ -191,6 +195,10 @@ class Ledger:
     def usage(self) -> Usage:
         """Everything spent so far."""
         return Usage(**{name: self._used[name] for name in _UNUSED})
+
+    def is_met_by(self, end: SearchEnded) -> bool:
+        """Whether a search ended by this budget, and not by a smaller one that the run had before."""
+        return not isinstance(end, BudgetExhausted) or self._limits.get(end.resource, end.limit) == end.limit
 
     def open_reserve(self) -> None:
         """Let finalisation use what was kept back for it."""

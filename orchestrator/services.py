@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
+from zlib import crc32
 
 from ..memory.base import Store
 from ..memory.requests import recalled, remembered
@@ -30,6 +31,7 @@ from ..serving.flow import (
     Usage,
 )
 from ..serving.seeds import derive
+from .codec import dumps
 from .trace import Path
 
 
@@ -90,8 +92,11 @@ class Switchboard:
     """Passes requests to the services of one run, to each engine only as many at once as it can take,
     whatever the number of runs, and as the run may send."""
 
-    def __init__(self, services: Services, *, seed: int, concurrency: int | None, depth: int = 0) -> None:
+    def __init__(
+        self, services: Services, *, seed: int, concurrency: int | None, depth: int = 0, run: str = ""
+    ) -> None:
         self._services = services
+        self._name = run
         self._seed = seed
         self._depth = depth  # so many parts of a path say which visit of a node it belongs to
         self._concurrency = concurrency
@@ -165,7 +170,10 @@ class Switchboard:
         store = self._services.memory
         if isinstance(request, Recall):
             return Served(await recalled(store, request), Usage())
-        return Served(await remembered(store, request), Usage())
+        # With the request: where a run goes on with another budget, another may stand at the same place.
+        place = f"{'.'.join(map(str, path))}:{crc32(dumps(request))}"
+        once = f"{self._name}:{place}" if self._name else ""
+        return Served(await remembered(store, request, once=once), Usage())
 
     async def _human(self, request: Ask, path: Path) -> Served[Any]:
         if self._services.human is None:

@@ -88,6 +88,7 @@ class Session:
             observers=self._observers,
             concurrency=self.concurrency,
             root=root,
+            run=self.run.id if self.run else "",
             ledger=self.ledger,
             elapsed_s=self.elapsed_s,
             gate=self.gate,

@@ -48,15 +48,14 @@ def run(chosen: argparse.Namespace) -> int:
         return 130
     _print(figures(learned, labels), chosen.json)
     if learned.stopped:
-        print(
-            f"abduce: incomplete: {learned.stopped}{_MORE * ('budget' in learned.stopped)}", file=sys.stderr
-        )
+        more = _MORE.format(watching.name) if "budget" in learned.stopped else ""
+        print(f"abduce: incomplete: {learned.stopped}{more}", file=sys.stderr)
     return 1 if learned.stopped else 0
 
 
 _MORE = (
-    ". What was learned is kept; the budget is that of the whole run. Start anew with a larger one, such as "
-    "--budget '5M tokens, 9000 s'"
+    ". What was learned is kept; the budget is that of the whole run. Go on with the same command, a larger "
+    "budget such as --budget '5M tokens, 9000 s', and: --resume {}"
 )
 
 

@@ -103,6 +103,7 @@ class FolderStore:
     def replies(self, name: str) -> tuple[Sequence[Row], Sequence[Row]]:
         """What the journal's file holds."""
         if not (self.folder / name / "journal.db").exists():
+            self.record(name)  # complains if the run is gone
             return (), ()
         try:
             with closing(self.rows(name)) as rows:

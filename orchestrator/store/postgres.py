@@ -117,7 +117,10 @@ class PostgresStore:
     def replies(self, name: str) -> tuple[Sequence[Row], Sequence[Row]]:
         """The journal's rows as they stand."""
         with self._connection() as server:
-            return _replies(server, name)
+            found = _replies(server, name)
+        if not any(found):
+            self.record(name)  # complains if the run is gone
+        return found
 
     @asynccontextmanager
     async def checkpointer(self) -> "AsyncIterator[BaseCheckpointSaver[Any]]":

@@ -7,7 +7,7 @@ from typing import Any
 from ...memory.concepts.selecting import Selection
 from ...memory.concepts.writing import Trace
 from ...serving.entries import Evidence
-from ...serving.errors import SearchEnded
+from ...serving.errors import BudgetExhausted, SearchEnded
 from ...serving.flow import Failure, Flow, Note
 from ...serving.seeds import derive
 from ..base import Candidate, Policy, Result, State, Step
@@ -29,6 +29,7 @@ class Solved:
     trace: Trace | None = None
     won: bool = False  # whether an attempt that was shown the selection passed
     alone: bool | None = None  # whether one that was shown nothing did, if there were any
+    cut: bool = False  # whether a limit ended it before it was solved or all its attempts were made
 
     @property
     def selected(self) -> tuple[str, ...]:
@@ -71,7 +72,8 @@ class Attempts:
         if best is None:
             leaf = yield from self.search.finalise(self.search.root if stopped else None)
             found = self.search.result(leaf, stopped=stopped, **self._facts(None))
-            return Solved(self.trial.id, self._untried(found), tuple(self.selections))
+            cut = isinstance(stopped, BudgetExhausted)
+            return Solved(self.trial.id, self._untried(found), tuple(self.selections), cut=cut)
         verdict = self.verdicts[best]
         pool = [Candidate(v.answer, node.state.text, v.score) for node, v in self.verdicts.items()]
         found = self.search.result(best, stopped=stopped, pool=pool, **self._facts(verdict))
@@ -82,6 +84,7 @@ class Attempts:
             self._trace(best) if verdict.passed else None,
             any(v.passed for node, v in self.verdicts.items() if node not in self.controls),
             any(self.verdicts[node].passed for node in self.controls) if self.controls else None,
+            isinstance(stopped, BudgetExhausted) and not verdict.passed,
         )
 
     def _passes(self) -> Flow[None]:

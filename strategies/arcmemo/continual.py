@@ -7,8 +7,9 @@ and larger ones run more side by side and pass on less. A later pass takes up wh
 `control` attempts, which are shown no memory, what helps less than none is retired (`memory/decay.py`); and
 if the memory as a whole helps less than none, the rest of the run is shown nothing of it.
 
-Nothing is left to chance but the models: a run that was killed is replayed from its journal, and a write that
-it had made but not noted is made again, which changes nothing (only its counts of uses may be one too high).
+Nothing is left to chance but the models: a run that was killed is replayed from its journal. A problem that a
+limit cut off counts as not tried, and is the first to be tried again; so a run that its budget ended goes on
+with a larger one as if it had had that from the beginning (but for what the smaller one made it ask twice).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -82,6 +83,19 @@ class _Course:
     pairs: list[_Pair] = field(default_factory=list)
     withheld: str = ""
 
+    def taken(self, found: Sequence[Solved]) -> list[Solved]:
+        """Keep what came of a batch, each in place of a try that was cut off. Returns those that were not cut
+        off now. Raises SearchEnded if nothing came of any of these."""
+        if any(each.result.candidates for each in found):
+            for each in found:
+                tries = self.solved.setdefault(each.id, [])
+                tries[-1:] = [each] if tries and tries[-1].cut else [*tries[-1:], each]
+        solved = [each for each in found if not each.cut]
+        if not any(each.result.candidates for each in solved):  # a limit, or an engine that has died
+            ended = next((each for each in found if each.cut), found[0])
+            raise SearchEnded(str(ended.result.diagnostics.get("stopped", "nothing could be tried")))
+        return solved
+
     def judge(self, unhelpful: Collection[str]) -> None:
         """Withhold the memory if so many fewer attempts passed with it than without it that the bet against
         it (`memory/decay.py`) is won. Problems that were shown what is unhelpful by itself, and so is gone,
@@ -123,9 +137,10 @@ def learn(
     try:
         for turn in range(1, passes + 1):
             waiting = [name for name in named if name not in course.done]
-            for first in range(0, len(waiting), batch):
-                chosen = {name: named[name] for name in waiting[first : first + batch]}
-                yield from _round(strategy, course, chosen, turn, seed, oracle)
+            while waiting:
+                chosen = {name: named[name] for name in waiting[:batch]}
+                cut = yield from _round(strategy, course, chosen, turn, seed, oracle)
+                waiting = [*cut, *waiting[batch:]]
     except SearchEnded as end:
         stopped = str(end)
     tried = {name: tuple(rows) for name, rows in course.solved.items()}
@@ -140,18 +155,16 @@ def _round(
     turn: int,
     seed: int,
     oracle: Mapping[str, Labels] | None,
-) -> Flow[None]:
+) -> Flow[list[str]]:
+    """Try a batch and learn from it. Returns those that a limit cut off. Raises SearchEnded if it leaves room
+    for nothing more; then nothing is asked after what it refused."""
     library, fault = yield from strategy.recalled()
     known = not fault and strategy.asks
     read = yield from _version(known)
     solver = replace(strategy, read="none") if course.withheld else strategy
     flows = [_attempt(solver, task, library, derive(seed, turn, name)) for name, task in tasks.items()]
     [found] = yield [Fork(tuple(flows))]
-    solved: list[Solved] = list(found)
-    if not any(each.result.candidates for each in solved):  # a limit, or an engine that has died
-        raise SearchEnded(str(solved[0].result.diagnostics.get("stopped", "nothing could be tried")))
-    for each in solved:
-        course.solved.setdefault(each.id, []).append(each)
+    solved = course.taken(found)
     if oracle is not None:
         solved = [_by_oracle(each, oracle) for each in solved]
     course.done |= {each.id for each in solved if each.trace is not None}
@@ -159,27 +172,33 @@ def _round(
     course.pairs += [pair for each in solved if (pair := _pair(each))]
     course.most_shown = max([course.most_shown, *(len(each.selected) for each in solved)])
     facts: dict[str, Any] = {}
-    retired: tuple[str, ...] = ()
-    unhelpful: tuple[str, ...] = ()
+    limit, retired, unhelpful = "", *_NONE
     if strategy.write and known:
-        facts = yield from strategy.learned(solved, library, seed=derive(seed, "write", turn))
-        retired, unhelpful = yield from _retired(course)
+        facts, limit = yield from strategy.learned(solved, library, seed=derive(seed, "write", turn))
+        retired, unhelpful = _NONE if limit else (yield from _retired(course))
     before = course.withheld
     course.judge(unhelpful)
-    version = yield from _version(known)
+    version = facts.get("version", read) if limit else (yield from _version(known))
     done = Round(
         turn,
-        tuple(tasks),
+        tuple(each.id for each in solved),
         read,
         tuple(each.id for each in solved if each.trace is not None),
         tuple(facts.get("written", ())),
         version,
-        (*((f"no memory was read: {fault}",) if fault else ()), *facts.get("notes", ())),
+        (
+            *((f"no memory was read: {fault}",) if fault else ()),
+            *facts.get("notes", ()),
+            *((f"not all was written: {limit}",) if limit else ()),
+        ),
         retired,
         "" if before else course.withheld,
     )
     course.rounds.append(done)
     yield [Note("learned", {**vars(done), "gate": "feedback" if oracle is None else "oracle"})]
+    if limit:
+        raise SearchEnded(limit)
+    return [each.id for each in found if each.cut]
 
 
 def _attempt(strategy: ArcMemo, task: Task, library: Library, seed: int) -> Flow[Solved]:
@@ -235,5 +254,6 @@ def _by_oracle(solved: Solved, labels: Mapping[str, Labels]) -> Solved:
     )
 
 
+_NONE: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 _ENOUGH = 20  # controls, before anything is judged by them
 _RISK = 0.2  # of withholding a memory that is as good as none, which costs nothing

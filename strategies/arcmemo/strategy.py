@@ -91,10 +91,9 @@ class ArcMemo:
             facts = {"notes": [f"no memory was read: {fault}"]} if fault else {}
         solved = yield from self.attempt(task, library, seed=seed)
         if known and self.write:
-            try:
-                facts = yield from self.learned([solved], library, seed=seed)
-            except SearchEnded as end:
-                facts = {"notes": [f"nothing was written: {end}"]}
+            facts, limit = yield from self.learned([solved], library, seed=seed)
+            if limit:
+                facts["notes"] = [*facts.get("notes", ()), f"nothing was written: {limit}"]
         return replace(solved.result, diagnostics={**solved.result.diagnostics, **facts})
 
     def attempt(self, task: Task, library: Library, *, seed: int) -> Flow[Solved]:
@@ -160,31 +159,66 @@ class ArcMemo:
 
     # ------------------------------------------------------------ writing
 
-    def learned(self, solved: Sequence[Solved], library: Library, *, seed: int) -> Flow[dict[str, Any]]:
+    def learned(
+        self, solved: Sequence[Solved], library: Library, *, seed: int
+    ) -> Flow[tuple[dict[str, Any], str]]:
         """Write what a batch taught: its problems see the same memory and are merged in their order. Returns
-        the names written, the memory's version after it, and notes on what could not be written."""
-        writer = self._writer()
-        flows = [_distilled(writer, each.trace, library, seed) for each in solved if each.trace]
-        [distilled] = (yield [Fork(tuple(flows))]) if flows else [()]
+        the names written, the memory's version after it, and notes on what could not be written; and the
+        limit that left something unwritten, if one did. Then nothing is asked after what it refused."""
         credit = {name: each.won for each in solved for name in each.selected}
+        facts: dict[str, Any] = {"written": []}
+        traces = [each.trace for each in solved if each.trace]
+        try:
+            distilled, left, limit = yield from self._distilled(traces, library, seed)
+            yield from self._kept(distilled, library, credit, seed, facts)
+            while left:  # what is kept back for the end may do for them
+                distilled, left, limit = yield from self._distilled(left, library, seed)
+                if not distilled:
+                    return facts, limit
+                yield from self._kept(distilled, library, {}, seed, facts)
+        except SearchEnded as end:
+            return facts, str(end)
+        return facts, ""
+
+    def _distilled(
+        self, traces: Sequence[Trace], library: Library, seed: int
+    ) -> Flow[tuple[list[Distilled], list[Trace], str]]:
+        """What the traces teach, and those for which a limit left no room, and which limit."""
+        writer = self._writer()
+        flows = tuple(writer.distil(trace, library, seed=seed) for trace in traces)
+        [found] = (yield [Fork(flows)]) if flows else [()]
+        left = [trace for trace, each in zip(traces, found, strict=True) if isinstance(each, Failure)]
+        limit = next((each.message for each in found if isinstance(each, Failure)), "")
+        return [each for each in found if not isinstance(each, Failure)], left, limit
+
+    def _kept(
+        self,
+        distilled: Sequence[Distilled],
+        library: Library,
+        credit: Mapping[str, bool],
+        seed: int,
+        facts: dict[str, Any],
+    ) -> Flow[None]:
+        """Write what was distilled, condense what has grown long, and add to the facts."""
         done, version = yield from self._written(distilled, library, credit)
-        facts: dict[str, Any] = {"written": list(done.changed), "version": version}
-        notes = list(done.notes)
+        notes = [*facts.get("notes", ()), *done.notes]
+        if isinstance(version, Failure):
+            notes.append(f"nothing was written: {version.message}")
+        else:
+            facts["written"] += done.changed
+        facts |= ({"version": version} if isinstance(version, int) else {}) | (
+            {"notes": notes} if notes else {}
+        )
         changed = [done.library.concepts[name] for name in done.changed if name in done.library.concepts]
-        shorter = yield from writer.condense([concept for concept in changed if is_long(concept)], seed=seed)
+        long = [concept for concept in changed if is_long(concept)]
+        shorter = yield from self._writer().condense(long, seed=seed)
         if shorter and isinstance(version, int):
             names = [concept.name for concept in shorter]
             entries = done.library.with_kept(shorter).entries(names)
             why = "condensed: its lists had grown long"
             [later] = yield [Remember(entries, reason=why, after=version)]
             if later != 0:  # else another run has written since, and they are condensed when written next
-                facts |= {"version": later, "condensed": names}
-        if isinstance(fault := facts["version"], Failure):
-            notes.append(f"nothing was written: {fault.message}")
-            facts["written"] = []
-        if not isinstance(facts["version"], int):
-            del facts["version"]
-        return facts | ({"notes": notes} if notes else {})
+                facts |= {"version": later, "condensed": [*facts.get("condensed", ()), *names]}
 
     def _written(
         self, distilled: Sequence[Distilled], library: Library, credit: Mapping[str, bool]
@@ -234,13 +268,6 @@ class ArcMemo:
             examples=seeds(self.examples) if self.examples else Library(),
             sampling=self.write_sampling,
         )
-
-
-def _distilled(writer: Writer, trace: Trace, library: Library, seed: int) -> Flow[Distilled]:
-    try:
-        return (yield from writer.distil(trace, library, seed=seed))
-    except SearchEnded as end:
-        return Distilled(trace, notes=(f"nothing was written: {end}",))
 
 
 def _without(distilled: Distilled, names: frozenset[str]) -> Distilled:

@@ -42,7 +42,7 @@ def make(request, tmp_path):
         import psycopg
 
         with psycopg.connect(url, autocommit=True) as server:
-            for table in ("vectors", "entries", "changes", "words"):
+            for table in ("vectors", "entries", "changes", "words", "made"):
                 server.execute(f"DROP TABLE IF EXISTS abduce_memory_{table}")
             server.execute("DROP TABLE IF EXISTS abduce_memory")
         return PostgresStore(url, embedder)
@@ -132,6 +132,23 @@ async def test_who_writes_after_a_version_overwrites_nobody(store):
     await asyncio.gather(*map(add, range(8)))
     [a] = await store.get(["a"])
     assert sorted(a.text.split()[1:]) == sorted(map(str, range(8)))
+    await store.close()
+
+
+async def test_a_write_with_a_name_is_made_once_and_counts_with_it(store):
+    seeds = [Entry("a", "one"), Entry("b", "one")]
+    assert await store.write(seeds, credit={"a": True, "unknown": True}, once="r1:0.0") == 1
+    assert await store.write([Entry("a", "two")]) == 2
+    for _ in range(2):  # what the first has told is told again, whatever is there by now
+        assert await store.write(seeds, credit={"a": True}, once="r1:0.0") == 1
+    assert await store.write([Entry("a", "three")], credit={"a": True}, after=1, once="r1:1.0") == 0
+    assert await store.write([Entry("a", "three")], credit={"a": False}, after=2, once="r1:1.0") == 3
+    await store.close()
+    assert await store.write([], credit={"b": True}, once="r1:2.0") == 3
+    assert await store.write([], credit={"b": True}, once="r1:2.0") == 3
+    assert await store.write([], credit={"b": True}, once="r2:2.0") == 3
+    a, b = await store.everything()
+    assert (a.text, a.uses, a.wins, b.text, b.uses, b.wins) == ("three", 2, 1, "one", 2, 2)
     await store.close()
 
 

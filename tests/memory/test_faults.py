@@ -264,6 +264,35 @@ async def test_any_damaged_page_is_noticed_or_harmless(tmp_path):
         await store.close()
 
 
+async def test_a_file_of_the_first_schema_is_brought_up_to_date(tmp_path):
+    await filled(tmp_path / "m.db")
+    with sqlite3.connect(tmp_path / "m.db") as db:
+        db.execute("DROP TABLE made")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    store = SqliteStore(tmp_path / "m.db", Toy())
+    before = await store.version()
+    for _ in range(2):
+        assert await store.write([Entry("x", "y")], credit={"x": True}, once="r:0") == before + 1
+    [x] = await store.get(["x"])
+    assert x.uses == 1
+    await store.close()
+
+
+async def test_counting_needs_no_embedder(tmp_path):
+    await filled(tmp_path / "m.db")
+    another = Toy()
+    another.name = "another"
+    store = SqliteStore(tmp_path / "m.db", another)
+    with pytest.raises(UsageError, match="another"):
+        await store.write([Entry("x", "y")])
+    version = await store.version()
+    assert await store.write([], credit={"7": True}) == version
+    [entry] = await store.get(["7"])
+    assert entry.uses == 1
+    await store.close()
+
+
 async def test_a_newer_file_a_foreign_one_and_a_place_that_is_none(tmp_path, monkeypatch):
     await filled(tmp_path / "m.db")
     monkeypatch.setattr(sqlite_file, "SCHEMA", 0)

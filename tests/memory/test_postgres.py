@@ -31,6 +31,20 @@ async def test_vectors_are_ranked_by_pgvector(database):
     await store.close()
 
 
+async def test_tables_of_the_first_schema_are_brought_up_to_date(database):
+    first = PostgresStore(database)
+    await first.write([Entry("a", "circle")])
+    await first.close()
+    with psycopg.connect(database) as server:
+        server.execute("DROP TABLE abduce_memory_made")
+        server.execute("UPDATE abduce_memory SET schema = 1")
+    store = PostgresStore(database)
+    for _ in range(2):
+        assert await store.write([Entry("b", "c")], credit={"a": True}, once="r:0") == 2
+    assert (await store.get(["a"]))[0].uses == 1
+    await store.close()
+
+
 async def test_a_server_without_pgvector_finds_by_words_and_says_so(database, monkeypatch):
     monkeypatch.setattr(postgres_link, "_vectors", lambda server: "-")
     store, reference = PostgresStore(database, Toy()), InMemory()

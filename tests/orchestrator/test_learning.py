@@ -1,6 +1,7 @@
 """`learn` and `abduce learn`: a run that is journalled, stopped and gone on with."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from abduce.memory.in_memory import InMemory
 from abduce.orchestrator import recipe, solve
 from abduce.orchestrator.cli import main
 from abduce.orchestrator.learning import learn
+from abduce.orchestrator.ledger import Budget
 from abduce.orchestrator.runs import Runs
 from abduce.orchestrator.services import Services
 from abduce.orchestrator.solve import Pipeline
@@ -61,9 +63,10 @@ class Dying(InMemory):
         return version
 
 
-def pipeline(student, memory):
-    strategy = ArcMemo(policy=policy("plain"), read="none", max_passes=1, examples="")
-    return Pipeline(strategy, Services({"policy": Scripted(student)}, memory=memory))
+def pipeline(student, memory, *, read="none", **limits):
+    strategy = ArcMemo(policy=policy("plain"), read=read, min_used=0, max_passes=1, examples="")
+    services = Services({"policy": Scripted(student)}, memory=memory)
+    return Pipeline(strategy, services, Budget(**limits))
 
 
 async def whole():
@@ -108,6 +111,43 @@ async def test_a_run_that_was_killed_goes_on_to_the_same_memory(tmp_path, after)
     assert again.calls <= n_calls - after + 2  # at most the batch that was in flight is asked again
     run = store.open("last")
     assert run.result["answer"] == "6 of 6 solved"
+
+
+async def learned_within(tmp_path, budgets, batch):
+    """A run that ends at one budget after the other, and what it came to at last, without one."""
+    store, memory, student, run = Runs(tmp_path), InMemory(), Student(), None
+    for calls in budgets:
+        made = pipeline(student, memory, read="all", calls=calls)
+        learned = await learn(made, TASKS, batch=batch, store=store, run=run)
+        assert (student.calls <= calls and "calls" in learned.stopped) if calls else not learned.stopped
+        run = store.open("last")
+        assert run.result["complete"] is not bool(calls)
+    return learned, memory, student.calls
+
+
+@pytest.mark.parametrize("calls", [[k, None] for k in (1, 2, 3, 4, 5, 6, 10, 17)] + [[2, 5, 6, 13, None]])
+async def test_a_run_that_its_budget_ended_goes_on_as_if_it_had_had_a_larger_one(tmp_path, calls):
+    reference, kept, n_calls = await learned_within(tmp_path / "whole", [None], 1)
+    learned, memory, asked = await learned_within(tmp_path / "cut", calls, 1)
+    assert learned.rounds == reference.rounds
+    await same(memory, kept)  # counts of uses too
+    assert asked <= n_calls + len(calls) - 1  # what is half written is written from the start
+
+
+@pytest.mark.parametrize("calls", [[4, None], [7, None], [11, None], [4, 7, 11, 15, None]])
+async def test_in_batches_what_a_budget_cut_off_is_tried_and_written_when_it_goes_on(tmp_path, calls):
+    learned, memory, asked = await learned_within(tmp_path, calls, 4)
+    assert sorted(learned.order) == [f"p{i}" for i in range(1, 7)]
+    assert all(len(tries) == 1 for tries in learned.solved.values())
+    kept = {entry.name: entry for entry in await memory.everything()}
+    assert {name for name in kept if name.startswith("c")} == {f"c{i}" for i in range(1, 7)}
+    assert asked <= 18 + 4 * (len(calls) - 1)
+    shown = [
+        {name for id in each.problems for name in learned.solved[id][0].selected} for each in learned.rounds
+    ]
+    assert {name: entry.uses for name, entry in kept.items() if entry.uses} == Counter(
+        name for names in shown for name in names
+    )
 
 
 async def test_a_run_goes_on_with_the_same_problems_and_settings_only(tmp_path):
@@ -238,11 +278,16 @@ def test_what_is_wrong_is_said(at_home, capsys, tmp_path):
 def test_a_run_that_learns_is_gone_on_with_by_the_same_command(at_home, capsys, tmp_path):
     command = ["learn", str(at_home), "--recipe", "arcmemo-grids", "--batch", "1", "--budget", "3 calls"]
     assert main(command) == 1
-    assert "Start anew with a larger one" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "Go on with the same command, a larger budget" in told and "--resume 20" in told
     assert main(["resume", "last"]) == 2
     assert "abduce learn and: --resume" in capsys.readouterr().err
     before = [*tmp_path.rglob("run.json")]
     assert before
     assert main(["runs", "fork", "last", "--at", "0"]) == 2
     assert "has no forks" in capsys.readouterr().err
+    assert main([*command, "--resume", "last"]) == 1  # the budget is the same
+    assert "Go on with the same command, a larger budget" in capsys.readouterr().err
+    assert main([*command[:-1], "100 calls", "--resume", "last"]) == 0
+    assert "f: not solved, 3 attempts" in capsys.readouterr().err
     assert [*tmp_path.rglob("run.json")] == before

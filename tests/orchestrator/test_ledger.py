@@ -230,6 +230,8 @@ async def test_a_waiting_call_that_is_cancelled_gives_its_place_back():
         ("1.5k output tokens, 20 calls", {"output_tokens": 1500, "calls": 20}),
         ("0.05 usd", {"cost_usd": 0.05}),
         ("0 tokens", {"tokens": 0}),
+        ("$0.05, 2 minutes", {"cost_usd": 0.05, "seconds": 120}),
+        ("1.5 h", {"seconds": 5400}),
         ("60s, 8ktokens", {"seconds": 60, "tokens": 8000}),
     ],
 )

@@ -211,7 +211,7 @@ def test_a_deleted_run_is_gone(runs):
     assert not run.folder.exists()
     assert not run.is_held
     uses = (lambda: run.record, lambda: run.result, run.replies, run.held().__enter__)
-    for use in (*uses, lambda: runs.delete(run)):
+    for use in (*uses, lambda: runs.store.replies(run.id), lambda: runs.delete(run)):
         with pytest.raises(UsageError, match="deleted"):
             use()
     assert kept.record["seed"] == 1
