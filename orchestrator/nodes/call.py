@@ -14,7 +14,7 @@ from ..services import Halt, Services
 from .base import Update, Visit
 
 MAY_SET = frozenset({"answer", "text", "hints", "route", "verified", "why"})
-_SHOWN = (*MAY_SET, "question", "complete", "said", "score")
+_SHOWN = (*MAY_SET, "notes", "question", "complete", "said", "score")
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ class RecallNode:
     k: int
 
     def visit(self, at: Visit) -> Flow[Update]:
-        """Adds what was found to the hints."""
+        """Adds what was found to the notes."""
         [found] = yield [Recall(at.task.question, self.k)]
         entries = [match.entry for match in found] if isinstance(found, tuple) else []
         return {
-            "hints": [*(at.state.get("hints") or []), *(quoted(entry.text) for entry in entries)],
+            "notes": [*(at.state.get("notes") or []), *(quoted(entry.text) for entry in entries)],
             "recalled": [*(at.state.get("recalled") or []), *(entry.name for entry in entries)],
         }
 

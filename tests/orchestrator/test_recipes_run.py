@@ -133,7 +133,7 @@ def test_what_was_found_before_is_put_before_the_question(play):
     play("remembered-products", PRODUCT)
     result, visits, asked = play("remembered-products", PRODUCT)
     assert visits == ["recall", "solve", "verify", "remember"]
-    assert "- 7 x 8 = Answer: 56\n\n7 x 8 = Answer:" in asked[0].prompt.prefix
+    assert '- "7 x 8 = Answer: 56"\n\n7 x 8 = Answer:' in asked[0].prompt.prefix
     assert result.diagnostics["verified"]
 
 

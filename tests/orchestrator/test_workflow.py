@@ -206,10 +206,10 @@ pipeline:
     await workflow(steps).asolve("How many dwarfs?")
     await workflow(steps).asolve("Which dwarfs?", observers=[events.append])
     recalled = next(event for event in events if isinstance(event, NodeEnded))
-    assert recalled.update["hints"] == ["How many dwarfs? Answer: 7"]
+    assert recalled.update["notes"] == ['"How many dwarfs? Answer: 7"']
     assert len(recalled.update["recalled"]) == 1
     prompt = calls(events)[1].request.prompt.messages[-1].content
-    assert "- How many dwarfs? Answer: 7\n\nWhich dwarfs?" in prompt
+    assert '- "How many dwarfs? Answer: 7"\n\nWhich dwarfs?' in prompt
 
 
 async def test_the_gate_holds_every_node() -> None:

@@ -8,7 +8,7 @@ import pytest
 from abduce.memory.in_memory import InMemory
 from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.nodes.ask import AskNode
-from abduce.orchestrator.nodes.base import Progress, Visit, filled, outcome
+from abduce.orchestrator.nodes.base import NOTED, Progress, Visit, filled, outcome
 from abduce.orchestrator.nodes.branch import BranchNode
 from abduce.orchestrator.nodes.knowledge import RecallNode, RememberNode, answered
 from abduce.orchestrator.nodes.route import RouteByModel, RouteByQuestion
@@ -73,16 +73,16 @@ def drawn(text: str) -> tuple[Completion, ...]:
 # ---------------------------------------------------------------- what is known
 
 
-def test_what_is_recalled_joins_the_hints() -> None:
+def test_what_is_recalled_joins_the_notes() -> None:
     found = tuple(Match(Entry(name, name.upper()), 1.0, "") for name in "bc")
-    update, asked = run(RecallNode(NONE, 3).visit(at(hints=["a"])), [found])
-    assert update == {"hints": ["a", "B", "C"], "recalled": ["b", "c"]}
+    update, asked = run(RecallNode(NONE, 3).visit(at(notes=['"a"'])), [found])
+    assert update == {"notes": ['"a"', '"B"', '"C"'], "recalled": ["b", "c"]}
     assert asked == [Recall("6 x 7?", 3)]
 
 
 def test_a_memory_that_fails_loses_nothing() -> None:
-    update, _ = run(RecallNode(NONE, 3).visit(at(hints=["a"])), [Failure("memory", "gone")])
-    assert update == {"hints": ["a"], "recalled": []}
+    update, _ = run(RecallNode(NONE, 3).visit(at(notes=["a"])), [Failure("memory", "gone")])
+    assert update == {"notes": ["a"], "recalled": []}
 
 
 def remembered(node: RememberNode, visit: Visit, *entries: Entry) -> tuple[Entry, ...]:
@@ -133,6 +133,12 @@ def test_hints_stand_before_the_question() -> None:
     assert (
         at(hints=["a", "b {question}"]).informed.question == "What is known:\n- a\n- b {question}\n\n6 x 7?"
     )
+    assert at().informed == at().task
+
+
+def test_notes_of_a_memory_stand_apart_as_material_to_judge() -> None:
+    told = at(hints=["a"], notes=['"b"', '"c"']).informed.question
+    assert told == f'What is known:\n- a\n\n{NOTED}\n- "b"\n- "c"\n\n6 x 7?'
     assert at().informed.question == "6 x 7?"
 
 
