@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..serving import ENGINES
-from ..serving.base import Capability
+from ..serving.base import Capability, Engine
 from ..serving.constraints import Constraint, JsonSchema
 from ..serving.errors import AbduceError, MissingCapability, UnknownName, UsageError
 from ..serving.flow import ToolSpec
@@ -59,6 +59,10 @@ class Doors(ABC):
             raise UsageError(f"A store is e.g. abduce.Runs('runs'), got {store!r:.80}.")
         if run is not None and not isinstance(run, Run):
             raise UsageError(f"A run is what a store opens, e.g. store.open('last'), got {run!r:.80}.")
+        if callable(observers) or not isinstance(observers, Iterable):
+            raise UsageError(f"observers is a list of functions of an event, got {observers!r:.80}.")
+        if self.budget.cost_usd is not None:
+            priced(self.engines)
         seed = self.seed if seed is None else seed
         if run is None and store is not None:
             run = store.create({**self.settings, "task": task, "seed": seed})
@@ -84,6 +88,11 @@ class Doors(ABC):
         """The events of a run as they happen; the last one holds the answer. Options as of `asolve`."""
         watching = list(options.pop("observers", ()))
         return streamed(lambda observer: self.asolve(task, observers=[*watching, observer], **options))
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """All that may be asked, each once."""
+        return tuple({id(engine): engine for engine in self.services.engines.values()}.values())
 
     @property
     def graph(self) -> "CompiledStateGraph[Any, Any, Any, Any]":
@@ -129,6 +138,18 @@ class Doors(ABC):
             raise MissingCapability(
                 f"The engine {served.name!r} cannot hold an answer to {'JSON' if simple else 'this form'}. "
                 f"Engines that can: {', '.join(able) or 'none'}."
+            )
+
+
+def priced(engines: Iterable[Engine]) -> None:
+    """Raise UsageError unless all engines tell what they cost: a limit in money is none for the others."""
+    for engine in engines:
+        if not engine.priced():
+            model = getattr(engine, "model", engine.name)
+            raise UsageError(
+                f"A limit in money was set, and no price of {model} is known. Say what a million input and "
+                "output tokens cost, as in {engine: litellm, model: …, usd_per_million: [0.15, 0.6]}; [0, 0] "
+                "is free. Or limit tokens."
             )
 
 

@@ -11,6 +11,8 @@ gone on with: finished problems are not repeated, a torn last line is cut off.
 import asyncio
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -22,11 +24,14 @@ from ..serving import redact
 from ..serving.errors import UsageError
 from ..serving.flow import Usage
 from ..serving.seeds import derive
+from ..strategies.answers import canon, number
 from ..strategies.base import Candidate, Check, Result, Task
-from .doors import Doors
+from .doors import Doors, priced
 from .judge import judge
+from .ledger import Budget
 from .rows import Rows
-from .trace import Observer
+from .runs import Runs
+from .trace import Event, Observer, RunStarted
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ class Outcome:
     usage: Usage
     stopped: str = ""
     error: str = ""
+    run: str = ""  # its name, if runs are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,9 @@ class Report:
     seconds: float  # sum over problems
     candidates: int
     usage: Usage
+    unread: int = 0  # wrong answers of another kind than the right one is
+    error: str = ""  # the most frequent one
+    stopped: str = ""  # likewise, of what ended searches early
 
     @property
     def accuracy(self) -> float:
@@ -109,28 +118,31 @@ def read_problems(file: Path, limit: int | None = None) -> list[Problem]:
         raise UsageError(f"Cannot read {file}: {error.strerror}.") from None
     problems: list[Problem] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(raw.split(b"\n"), 1):
+    for place, line in enumerate(raw.split(b"\n"), 1):
         if not line.strip():
             continue
         if limit is not None and len(problems) == limit:
             break
         try:
-            problem = _problem(json.loads(line.decode("utf-8-sig")), number)
+            problem = _problem(json.loads(line.decode("utf-8-sig")), place)
         except UnicodeDecodeError:
-            raise UsageError(f"{file}:{number}: the line is not UTF-8 text.") from None
+            raise UsageError(f"{file}:{place}: the line is not UTF-8 text.") from None
         except json.JSONDecodeError as error:
-            raise UsageError(f"{file}:{number}: not JSON: {error.msg} at column {error.colno}.") from None
-        except _Malformed as error:
-            raise UsageError(f"{file}:{number}: {error}") from None
-        if problem.id in seen:
             raise UsageError(
-                f"{file}:{number}: the id {problem.id!r} is that of line {seen[problem.id]} too."
-            )
-        seen[problem.id] = number
+                f"{file}:{place}: not JSON: {error.msg} at column {error.colno}. {_ROW}"
+            ) from None
+        except _Malformed as error:
+            raise UsageError(f"{file}:{place}: {error}") from None
+        if problem.id in seen:
+            raise UsageError(f"{file}:{place}: the id {problem.id!r} is that of line {seen[problem.id]} too.")
+        seen[problem.id] = place
         problems.append(problem)
     if not problems:
-        raise UsageError(f'{file} holds no problems. A row is {{"question": "7 x 8 =", "answer": "56"}}.')
+        raise UsageError(f"{file} holds no problems. {_ROW}")
     return problems
+
+
+_ROW = 'A line is a problem: {"question": "7 x 8 =", "answer": "56"}.'
 
 
 class _Malformed(Exception):
@@ -223,14 +235,20 @@ async def evaluate(
     parallel: int = 4,
     progress: Callable[[Outcome], None] = lambda outcome: None,
     observers: Sequence[Observer] = (),
+    store: Runs | None = None,
+    total: Budget | None = None,
 ) -> Report:
     """Solve the problems not solved yet, `parallel` at a time, and report on all of them. The observers are
-    those of all runs, which are concurrent."""
+    those of all runs, which are concurrent. With a `store` each run is kept there. Once the problems have
+    used up the `total` together, no other is begun, and the report is of those that were."""
+    limits = _whole(pipeline, total)
     waiting = iter([p for p in problems if p.id not in results.outcomes or results.outcomes[p.id].error])
 
     async def worker() -> None:
         for problem in waiting:
-            outcome = await _solve(pipeline, problem, seed, observers)
+            if limits and _used_up(limits, results.outcomes.values()):
+                return
+            outcome = await _solve(pipeline, problem, seed, observers, store)
             results.add(outcome)
             progress(outcome)
 
@@ -241,15 +259,37 @@ async def evaluate(
         for task in workers:
             task.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
-    return report(results.outcomes[problem.id] for problem in problems)
+    return report(results.outcomes[p.id] for p in problems if p.id in results.outcomes)
 
 
-async def _solve(pipeline: Doors, problem: Problem, seed: int, observers: Sequence[Observer]) -> Outcome:
-    began = perf_counter()
+def _whole(pipeline: Doors, total: Budget | None) -> Mapping[str, float]:
+    limits = {} if total is None else total.limits()
+    if "seconds" in limits:
+        raise UsageError("The total counts what problems use: tokens, calls, usd, not seconds.")
+    if "cost_usd" in limits:
+        priced(pipeline.engines)
+    return limits
+
+
+def _used_up(limits: Mapping[str, float], outcomes: Iterable[Outcome]) -> bool:
+    spent = sum((outcome.usage for outcome in outcomes), Usage())
+    return any(getattr(spent, name) >= limit for name, limit in limits.items())
+
+
+async def _solve(
+    pipeline: Doors, problem: Problem, seed: int, observers: Sequence[Observer], store: Runs | None
+) -> Outcome:
+    began, run = perf_counter(), ""
     result, error = Result(None, "", complete=False), ""
+
+    def named(event: Event) -> None:
+        nonlocal run
+        run = event.run if isinstance(event, RunStarted) else run
+
     try:
         seed = derive(seed, "eval", problem.id)
-        result = await pipeline.asolve(problem.task, seed=seed, observers=observers)
+        result = await pipeline.asolve(problem.task, seed=seed, observers=[*observers, named], store=store)
+        error = _lost(result)
     except UsageError as mistake:
         raise UsageError(f"Problem {problem.id} (line {problem.line}): {mistake}") from None
     except Exception as fault:  # one problem's fault must not lose the others
@@ -268,7 +308,16 @@ async def _solve(pipeline: Doors, problem: Problem, seed: int, observers: Sequen
         usage=result.usage,
         stopped=str(result.diagnostics.get("stopped", "")),
         error=error,
+        run=run,
     )
+
+
+def _lost(result: Result) -> str:
+    """The failed call for which there is no answer, if that is why: it says nothing of the strategy, and may
+    not fail the next time."""
+    stopped = str(result.diagnostics.get("stopped", ""))
+    failed = any(str(failure) in stopped for failure in result.diagnostics.get("failures", ()))
+    return stopped if result.answer is None and failed else ""
 
 
 def _judged(problem: Problem, result: Result) -> tuple[bool, bool]:
@@ -289,8 +338,30 @@ def report(outcomes: Iterable[Outcome]) -> Report:
         correct=sum(row.correct for row in rows),
         any_correct=sum(row.any_correct for row in rows),
         errors=sum(bool(row.error) for row in rows),
-        incomplete=sum(not row.complete for row in rows),
+        incomplete=sum(not row.complete and not row.error for row in rows),
         seconds=sum(row.seconds for row in rows),
         candidates=sum(row.n_candidates for row in rows),
         usage=sum((row.usage for row in rows), Usage()),
+        unread=sum(map(_unread, rows)),
+        error=_commonest(row.error for row in rows),
+        stopped=_commonest(row.stopped for row in rows if not row.error),
     )
+
+
+def _unread(row: Outcome) -> bool:
+    """Whether the policy may read another kind of answer than the right one is: a number, say, for words, or
+    all of a text that holds the right answer."""
+    if row.error or not row.complete or not row.gold or row.correct:
+        return False
+    if number(row.gold) is None and (row.answer is None or number(str(row.answer)) is not None):
+        return True
+    said, gold = canon(str(row.answer)).casefold(), canon(row.gold).casefold()
+    return len(said) > _PROSE and re.search(rf"(?<!\w){re.escape(gold)}(?!\w)", said) is not None
+
+
+_PROSE = 12  # characters, and so no answer to be counted
+
+
+def _commonest(words: Iterable[str]) -> str:
+    [(word, _)] = Counter(filter(None, words)).most_common(1) or [("", 0)]
+    return word

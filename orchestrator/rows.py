@@ -64,8 +64,9 @@ class Rows:
             raise self.foreign() from None
         different = sorted(key for key in {*there, *header} if there.get(key) != header.get(key))
         if different:
+            named = ["recipe" if key == "settings" else key for key in different]
             raise UsageError(
-                f"{self.file} was made with another {', '.join(different)}. Resume with the same, or name "
+                f"{self.file} was made with another {', '.join(named)}. Resume with the same, or name "
                 f"another file with {self._option}."
             )
         if len(whole) < len(raw):

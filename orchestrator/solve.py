@@ -51,9 +51,15 @@ class Pipeline(Doors):
             served = self.services.engine(role)
             if missing := needed - served.capabilities:
                 able = ", ".join(name for name, gives in ENGINES.items() if needed <= gives.capabilities)
+                instead = f"Give the role an engine of its own, as models: {{{role}: …}}"
+                if role == "policy":
+                    instead = "Take another model"
+                elif role == "reward":
+                    instead += ", or take another reward: judge asks for text only"
                 raise MissingCapability(
                     f"The engine {served.name!r} (role {role!r}) cannot give {' or '.join(sorted(missing))}, "
-                    f"which {type(self.strategy).__name__} needs here. Engines that can: {able or 'none'}."
+                    f"which {type(self.strategy).__name__} needs here. {instead}. "
+                    f"Engines that can: {able or 'none'}."
                 )
 
     def compile(
@@ -156,6 +162,8 @@ def _strategy(
     known = {f.name for f in fields(kind)}
     own = known - {"policy", "reward"}
     for key in params:
+        if key not in own and key in _OF_A_POLICY:
+            raise UsageError(f"{key} belongs to the policy. Write policy={_OF_A_POLICY[key]}.")
         if key not in own:
             raise UnknownName(f"parameter of {name}", key, own | _OPTIONS)
     checked = _sound("", check_strategy(name, params))
@@ -168,6 +176,12 @@ def _strategy(
         parts["outcome"] = _reward("outcome", outcome, parts["policy"], roles)
     made: Strategy = kind(**{**checked, **parts})
     return made
+
+
+_OF_A_POLICY = {
+    key: f"{{'preset': 'cot', 'sampling': {{'{key}': …}}}}"
+    for key in ("temperature", "top_p", "top_k", "min_p", "max_tokens")
+} | {key: f"{{'preset': 'cot', '{key}': …}}" for key in ("system", "prompt", "stop")}
 
 
 def _policy(spec: str | Policy | Mapping[str, Any], roles: dict[str, Any]) -> Policy:
@@ -250,16 +264,24 @@ async def asolve(
 
 
 def solve(question: str | Task, **options: Any) -> Result:
-    """`asolve`, synchronously; also inside a running event loop, such as a notebook's."""
+    """`asolve`, synchronously; also inside a running event loop, such as a notebook's.
+
+    solve("7 x 8 =", strategy="best_of_n", n=4, model="embedded", policy="cot", reward="self_eval",
+          tools=["calculator"], budget="8k tokens, 60 s", seed=0, store=abduce.Runs("runs"))
+
+    What may stand there: `help(abduce.build)`, and `abduce strategies` for names; a strategy's parameters
+    are the fields of its class.
+    """
     return wait_for(asolve(question, **options))
 
 
 _engines: dict[tuple[int, str], Engine] = {}
+_KEPT = ("embedded", "litellm")
 
 
 def _engine(spec: str | Engine | Mapping[str, Any]) -> Engine:
-    """The engine of a spec. Those that load a model are kept, one for each spec in a process; the others
-    are cheap, and may be used up."""
+    """The engine of a spec. Those that load a model, or keep a provider's rate limits, are kept, one for each
+    spec in a process; the others are cheap, and may be used up."""
     if isinstance(spec, Engine):
         return spec
     if not isinstance(spec, (str, Mapping)):
@@ -272,7 +294,7 @@ def _engine(spec: str | Engine | Mapping[str, Any]) -> Engine:
         made = engine(spec)
     except (TypeError, ValueError) as error:  # of its constructor
         raise UsageError(f"The engine {name!r} cannot be made: {error}.") from None
-    if name == "embedded":
+    if name in _KEPT:
         _engines[key] = made
     return made
 

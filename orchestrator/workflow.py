@@ -16,6 +16,7 @@ import orjson
 from ..memory.base import Store
 from ..memory.registry import open_store
 from ..serving import registry
+from ..serving.base import Engine
 from ..serving.errors import SearchEnded, UnknownName, UsageError
 from ..serving.flow import Usage
 from ..serving.seeds import derive
@@ -49,6 +50,12 @@ class Workflow(Doors):
     concurrency: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """All that may be asked in any step, each once."""
+        known = [self.services, *(node.services for node in self.nodes.values())]
+        return tuple({id(each): each for held in known for each in held.engines.values()}.values())
 
     def compile(
         self, *, store: Runs | None = None, checkpointer: Any = None

@@ -88,6 +88,8 @@ def engine(spec: str | Engine | Mapping[str, Any]) -> Engine:
     if "engine" not in words:
         raise UsageError(f"An engine needs its name: {{engine: embedded, ...}}, got keys {', '.join(words)}.")
     name = words.pop("engine")
+    if name in _HOSTS:
+        raise UsageError(_meant(f"{name}:{words.get('model', '')}"))
     return _make(name, _maker(name), words)
 
 
@@ -99,7 +101,24 @@ def _meant(spec: str) -> str:
         return f"Weights are read by an engine. Write embedded:{spec}"
     if "/" in spec:
         return f"A model needs its engine. Write litellm:{spec}, or for a folder transformers:{spec}"
+    host, _, model = spec.partition(":")
+    if host in _HOSTS:
+        named = f"{host}/{model or 'MODEL'}"
+        return (
+            f"Hosted models, and servers that speak OpenAI's protocol, are asked by way of litellm. Write "
+            f"litellm:{named}, or {{engine: litellm, model: {named}, api_base: URL}}."
+        )
+    if spec.startswith(_BRANDS):
+        return f"A model needs its engine, and a hosted one its provider. Write e.g. litellm:openai/{spec}"
     return ""
+
+
+_HOSTS = frozenset(
+    {"anthropic", "azure", "deepseek", "gemini", "groq", "mistral", "ollama", "openai", "openrouter", "vllm"}
+)
+_BRANDS = ("chatgpt", "claude", "gemini", "gpt", "o1", "o3", "o4")
+_ELSEWHERE = {"base_url": "api_base", "api_key": "api_key_env, the variable that holds the key"}
+"""What OpenAI's client calls the parameters of an engine."""
 
 
 def _maker(name: object) -> Callable[..., Engine]:
@@ -121,7 +140,9 @@ def _make(name: str, make: Callable[..., Engine], words: Mapping[str, Any]) -> E
     if not any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values()):
         for key in words:
             if key not in parameters:
-                raise UsageError(f"The engine {name!r} has no parameter {key!r}. Allowed: {allowed}.")
+                meant = _ELSEWHERE.get(key, "")
+                hint = f" Write {meant}." if meant.split(",")[0] in parameters else ""
+                raise UsageError(f"The engine {name!r} has no parameter {key!r}.{hint} Allowed: {allowed}.")
     for key, parameter in parameters.items():
         if (
             parameter.default is Parameter.empty

@@ -64,6 +64,10 @@ class Engine:
         """The reward model's score."""
         raise self._cannot("rate answers")
 
+    def priced(self) -> bool:
+        """Whether replies tell what they cost. A limit in money holds only where they do."""
+        return True
+
     def count_tokens(self, prompt: Prompt) -> int:
         """Prompt tokens, for reserving budget before a call; an upper estimate will do."""
         characters = len(prompt.prefix) + sum(len(m.content) + 16 for m in prompt.messages)

@@ -15,7 +15,8 @@ import asyncio
 import inspect
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -40,6 +41,7 @@ SAFE = "litellm>=1.60,<2,!=1.107.0"
 
 _GIVES: frozenset[Capability] = frozenset({"generate", "logprobs", "top_logprobs", "json_schema"})
 _BUSY = frozenset({408, 409, 425, 429})
+_FINAL_WORDS = ("insufficient_quota", "exceeded your current quota", "Missing credentials")
 _PREFIXES = ("auto", "message", "flag", "continue_final_message")
 _FINAL = {"continue_final_message": True, "add_generation_prompt": False}
 
@@ -60,8 +62,9 @@ class Litellm(Engine):
 
     The key is read from the environment variable `api_key_env`, else from the provider's own
     (OPENAI_API_KEY …). `requests_per_minute` and `tokens_per_minute` are the provider's limits; calls wait
-    for their turn. `prefix`: as above. Costs are those of litellm's own table; a model that it does not
-    know costs 0, which is logged once.
+    for their turn. `prefix`: as above. Costs are those of litellm's own table, or those given as
+    `usd_per_million`, for a prompt's tokens and for output tokens; a model that has neither costs 0, which is
+    logged once, and budgets in money refuse it.
 
     OpenAI's protocol does not tell a stop mark from the end of a turn, unless a server adds it (vLLM,
     SGLang): without, a text that was asked to stop at marks and was not cut is taken to have met the last
@@ -82,6 +85,7 @@ class Litellm(Engine):
         timeout_s: float = 120.0,
         max_concurrency: int | None = 64,
         prefix: Literal["auto", "message", "flag", "continue_final_message"] = "auto",
+        usd_per_million: tuple[float, float] | None = None,
     ) -> None:
         demand(isinstance(model, str) and model != "", "model", model, "write one such as openai/gpt-4o-mini")
         demand(timeout_s > 0, "timeout_s", timeout_s, "write seconds, such as 120")
@@ -92,12 +96,14 @@ class Litellm(Engine):
         self._key_env = api_key_env
         self._timeout_s = timeout_s
         self._prefix = prefix
+        self._prices = _prices(usd_per_million)
         self._rates = Rates(requests_per_minute, tokens_per_minute)
         self._library: Any = None
         self._provider = ""
         self._takes: frozenset[str] = frozenset()  # OpenAI's parameters that the provider knows
         self._one_by_one = False  # it was asked for several samples and gave one
         self._priceless = False  # it was said that the model's price is not known
+        self._filtered = False  # it was said that answers are filtered
         self._keepers: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = WeakKeyDictionary()
 
     # ------------------------------------------------------------ what an engine does
@@ -134,6 +140,17 @@ class Litellm(Engine):
             told += more.value
             usage += more.usage
         return Served(tuple(told[: request.n]), usage)
+
+    def priced(self) -> bool:
+        """Whether a price is given, or in litellm's table."""
+        if self._prices is not None:
+            return True
+        library = self._loaded()
+        try:
+            library.cost_per_token(self.model)
+        except Exception:  # litellm raises a bare Exception for a model that is not in its table
+            return False
+        return True
 
     def count_tokens(self, prompt: Prompt) -> int:
         """An upper estimate for most languages."""
@@ -298,7 +315,7 @@ class Litellm(Engine):
         words = f"{self.model}: {type(error).__name__}: {text[:500]}"
         status = getattr(error, "status_code", None)
         code = status if isinstance(status, int) else 500
-        if "insufficient_quota" in text or (code < 500 and code not in _BUSY):
+        if any(each in text for each in _FINAL_WORDS) or (code < 500 and code not in _BUSY):
             return EngineError(words)
         wait_s = retry_after_s(error)
         if wait_s > self._timeout_s:
@@ -313,6 +330,9 @@ class Litellm(Engine):
         choices = list(reply.choices)
         if not choices:
             raise TransientError(f"{self.model}: the reply holds no choice.")
+        if not self._filtered and any(choice.finish_reason == "content_filter" for choice in choices):
+            self._filtered = True
+            log.warning("%s: the provider's content filter cut an answer short.", self.model)
         told = getattr(reply, "usage", None)
         n_output = int(getattr(told, "completion_tokens", 0) or 0)
         completions = counted(
@@ -324,11 +344,12 @@ class Litellm(Engine):
             cached_tokens=int(getattr(details, "cached_tokens", 0) or 0),
             output_tokens=sum(c.n_tokens for c in completions),
             calls=1,
-            cost_usd=self._cost(reply),
         )
-        return Served(completions, usage)
+        return Served(completions, replace(usage, cost_usd=self._cost(reply, usage)))
 
-    def _cost(self, reply: Any) -> float:
+    def _cost(self, reply: Any, usage: Usage) -> float:
+        if self._prices is not None:
+            return (usage.input_tokens * self._prices[0] + usage.output_tokens * self._prices[1]) / 1e6
         try:
             return float(self._library.completion_cost(reply, model=self.model))
         except Exception:  # litellm raises a bare Exception for a model that is not in its table
@@ -336,6 +357,15 @@ class Litellm(Engine):
                 self._priceless = True
                 log.warning("litellm knows no price of %s: its calls count as costing nothing.", self.model)
             return 0.0
+
+
+def _prices(given: Any) -> tuple[float, float] | None:
+    if given is None:
+        return None
+    pair = given if isinstance(given, Sequence) else ()
+    sound = len(pair) == 2 and all(isinstance(price, (int, float)) and price >= 0 for price in pair)
+    demand(sound, "usd_per_million", given, "write two prices, of input and output, such as [0.15, 0.6]")
+    return float(pair[0]), float(pair[1])
 
 
 async def _close_at_end(library: Any) -> None:

@@ -10,10 +10,10 @@ from .tool_calls import write
 
 
 def completion(choice: Any, request: Generate) -> Completion:
-    """One choice. Tool calls are written into the text; a stop mark that was met is put back."""
+    """One choice. Tool calls are written into its text, a refusal is its text; a stop mark is put back."""
     calls = getattr(choice.message, "tool_calls", None) or ()
     said = write(ToolCall(call.id or "", call.function.name or "", call.function.arguments) for call in calls)
-    text = "\n".join(filter(None, (choice.message.content or "", said)))
+    text = "\n".join(filter(None, (choice.message.content or _refusal(choice.message), said)))
     text, finish, stop = _ended(text, choice, () if calls else request.sampling.stop)
     told = getattr(getattr(choice, "logprobs", None), "content", None) or ()
     return Completion(
@@ -26,11 +26,19 @@ def completion(choice: Any, request: Generate) -> Completion:
     )
 
 
+def _refusal(message: Any) -> str:
+    beside = getattr(message, "provider_specific_fields", None) or {}
+    return str(getattr(message, "refusal", None) or beside.get("refusal") or "")
+
+
 def counted(drawn: Sequence[Completion], n_output: int, most: int) -> tuple[Completion, ...]:
     """The completions with their numbers of tokens, which add up to what the provider says it wrote: of one
-    reply it tells the sum alone. One that was cut for length has `most`. Without any count, a token is three
-    characters."""
-    counts = [c.n_tokens or (most if c.finish == "length" else 0) for c in drawn]
+    reply it tells the sum alone. One that was cut for length has `most`, or fewer where the server's context
+    was full: no token is less than a byte. Without any count, a token is three characters."""
+    cut = [min(most, len(c.text.encode())) if c.finish == "length" else 0 for c in drawn]
+    counts = [c.n_tokens or n for c, n in zip(drawn, cut, strict=True)]
+    if len(drawn) == 1 and 0 < n_output < counts[0] and not drawn[0].n_tokens:
+        counts = [n_output]
     sizes = [n or min(most, len(c.text) // 3 + 1) for c, n in zip(drawn, counts, strict=True)]
     # llama.cpp's server counts one sample of several.
     left = n_output - sum(counts) if n_output > sum(c.n_tokens for c in drawn) else 0
@@ -63,7 +71,7 @@ def _ended(text: str, choice: Any, stops: Sequence[str]) -> tuple[str, Literal["
         return text[:end], "stop", stop
     if choice.finish_reason == "length":
         return text, "length", ""
-    if not stops:
+    if not stops or choice.finish_reason == "content_filter":
         return text, "eos", ""
     extra = {
         **(getattr(choice, "model_extra", None) or {}),

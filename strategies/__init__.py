@@ -43,5 +43,6 @@ STRATEGIES: dict[str, str] = {
 
 def strategy(name: str) -> type:
     """The class of a strategy. Raises UnknownName with the nearest spelling."""
-    found: type = registry.find("strategy", name, STRATEGIES, __name__, "abduce.strategies")
-    return found
+    found = registry.find("strategy", name, STRATEGIES, __name__, "abduce.strategies")
+    made: type = registry.dataclass_of("strategy", name, found)
+    return made

@@ -132,6 +132,7 @@ def extract(kind: str, text: str, choices: Sequence[str] = ()) -> str | None:
     |----------|-----------------------------------------------------------------------------------------|
     | `number` | the number in `\boxed{}`, after `####` or after "answer is"; else the last number          |
     | `boxed`  | what the last `\boxed{}` holds; if none is closed, the line after the last open one       |
+    | `words`  | what `\boxed{}` holds, else what follows `####` or "answer is": a name, a date, a number  |
     | `choice` | the letter of a choice, by letter or words, after "answer is"; else the last "(B)" or "B."  |
     | `final`  | what follows "the final answer is", else "final answer", else "refined solution"; else the |
     |          | last sentence                                                                           |
@@ -188,6 +189,13 @@ def _extract_boxed(text: str, _: tuple[str, ...]) -> str | None:
     return text.rpartition("\\boxed{")[2].partition("\n")[0]  # cut short
 
 
+def _extract_words(text: str, _: tuple[str, ...]) -> str | None:
+    boxed = _last_boxed(text)
+    return (
+        boxed if boxed is not None else _after_marker(text, end=r"(?<=\w{3})\.\s|(?<=\d)\.\s")
+    )  # not "St. "
+
+
 def _extract_choice(text: str, choices: tuple[str, ...]) -> str | None:
     last = chr(ord("A") + min(len(choices) or 10, 26) - 1)
     others = f"[B-{max(last, 'B')}]"  # a lone A before a word is an article
@@ -235,6 +243,7 @@ def _extract_text(text: str, _: tuple[str, ...]) -> str | None:
 EXTRACTORS: dict[str, Callable[[str, tuple[str, ...]], str | None]] = {
     "number": _extract_number,
     "boxed": _extract_boxed,
+    "words": _extract_words,
     "choice": _extract_choice,
     "final": _extract_final,
     "text": _extract_text,
@@ -242,12 +251,12 @@ EXTRACTORS: dict[str, Callable[[str, tuple[str, ...]], str | None]] = {
 """Kind of answer → its extractor."""
 
 
-def _after_marker(text: str) -> str | None:
+def _after_marker(text: str, end: str = r"(?<=[^\d])\.\s|(?<=\d)\.\s") -> str | None:
     """The rest of the sentence after the last marker that has something after it."""
     for found in reversed(list(_MARKER.finditer(text))):
         rest = text[found.end() :].lstrip(" :*\n")
         if rest:
-            return re.split(r"\n|(?<=[^\d])\.\s|(?<=\d)\.\s", rest, maxsplit=1)[0]
+            return re.split(rf"\n|{end}", rest, maxsplit=1)[0]
     return None
 
 

@@ -6,13 +6,14 @@ and return. All three are flows (`serving/flow.py`): they ask, and the driver do
     state ──propose──► steps ──extend──► states ──score──► numbers in [0, 1] ──strategy──► Result
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from ..serving.base import Capability
 from ..serving.constraints import Constraint
+from ..serving.errors import UsageError
 from ..serving.flow import Failure, Flow, Fork, Message, ToolSpec, Usage
 from ..serving.seeds import derive
 
@@ -214,6 +215,23 @@ class Reward(Protocol):
         ...
 
 
+def scores_of(reward: Reward, states: Sequence[State]) -> Flow[list[Score]]:
+    """What a reward says of states, as floats. What a reward of somebody's own does wrong is a UsageError."""
+    whose, flow = type(reward).__name__, reward.score(states)
+    if not isinstance(flow, Generator):
+        raise UsageError(
+            f"score(states) of {whose} must be a flow: a generator that yields requests and returns the "
+            "scores. One that asks nothing begins with: yield from ()"
+        )
+    scores = yield from flow
+    for score in scores:
+        if not isinstance(score, Failure) and (isinstance(score, str) or not hasattr(score, "__float__")):
+            raise UsageError(f"A score is a number in [0, 1] or a Failure; {whose} gave {score!r:.80}.")
+    if len(scores) != len(states):
+        raise UsageError(f"{whose} gave {len(scores)} scores for {len(states)} states. One each is wanted.")
+    return [score if isinstance(score, Failure) else float(score) for score in scores]
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One finished solution of the pool a result was chosen from."""
@@ -238,6 +256,12 @@ class Result:
     complete: bool = True
     usage: Usage = field(default_factory=Usage)
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from .notebook import html
+
+        return html(self)
 
 
 class Strategy(Protocol):

@@ -161,6 +161,7 @@ NAMES = ("Alice", "Bob", "Carol", "David", "Eve", "Frank", "Grace", "Henry")
 UNTIL: dict[str, tuple[str, ...]] = {
     "number": ("\\boxed{", "he answer is"),
     "boxed": ("\\boxed{",),
+    "words": ("\\boxed{", "he answer is"),
     "choice": ("he answer is",),
     "final": ("inal answer is",),
     "text": (),

@@ -383,6 +383,7 @@ POLICIES: dict[str, StepPolicy] = {
         sampling=Sampling(max_tokens=24),
         max_solution_tokens=64,
     ),
+    "words": StepPolicy(answer_kind="words"),
     "choice": StepPolicy(prompt="choice", answer_kind="choice", cue="\nThe answer is ("),
 }
 """Presets by name."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from ..serving.errors import RewardUnavailable, SearchEnded, demand
 from ..serving.flow import Failure, Flow, Note
 from ..serving.seeds import derive
-from .base import Result, Reward
+from .base import Result, Reward, scores_of
 from .search import Node, Search
 from .smc import Population
 from .voting import weighted_vote
@@ -93,7 +93,7 @@ def _argmax_score(finished: Sequence[Weighted]) -> Node:
 
 def _best_outcome(search: Search, finished: Sequence[Weighted], outcome: Reward) -> Flow[Node]:
     distinct = {node.state.text: node for node, _ in finished}
-    scores = yield from outcome.score([node.state for node in distinct.values()])
+    scores = yield from scores_of(outcome, [node.state for node in distinct.values()])
     yield [Note("outcomes", {}, reward_passes=len(distinct))]
     if all(isinstance(score, Failure) for score in scores):
         raise RewardUnavailable(f"no outcome could be scored: {scores[0]}")

@@ -45,7 +45,7 @@ class ReAct:
             yield from path.followed()
         except SearchEnded as end:
             stopped = end
-        if not path.calls:
+        if not path.asked:
             best: Node | None = path.node
             if path.answer is None:
                 best = yield from search.finalise(search.root if stopped else None)
@@ -67,6 +67,7 @@ class _Path:
     task: Task
     search: Search
     node: Node
+    asked: bool = False  # the model has called something, even if that could not be run
     calls: int = 0
     made: list[CallTool | ToolResult] = field(default_factory=list)
     answer: State | None = None
@@ -107,6 +108,7 @@ class _Path:
         named = tuple(replace(call, id=f"call_{turn}_{i}") for i, call in enumerate(calls))
         requests = [self._request(call) for call in named]
         results = yield from run(requests)
+        self.asked = True
         self.calls += sum(isinstance(each, CallTool) for each in requests)
         texts = [shown(result, self.of.observation_chars) for result in results]
         for text in texts:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..serving.errors import RewardUnavailable, SearchEnded
 from ..serving.flow import Failure, Flow, Note
 from ..serving.seeds import derive
-from .base import Candidate, Outcome, Policy, Proposal, Result, Reward, Score, State, Step, Task
+from .base import Candidate, Outcome, Policy, Proposal, Result, Reward, Score, State, Step, Task, scores_of
 
 if TYPE_CHECKING:
     import networkx
@@ -184,7 +184,7 @@ class Search:
         waiting = [(node, (node.state.text, node.terminal)) for node in nodes if node.score is None]
         new = {says: node.state for node, says in waiting if says not in self._scores}
         if new:
-            scores = yield from self.reward.score(list(new.values()))
+            scores = yield from scores_of(self.reward, list(new.values()))
             for says, score in zip(new, scores, strict=True):
                 self._scores[says] = self.checked(score)
             self.counts.reward_passes += len(new)
@@ -283,8 +283,12 @@ class Search:
             facts["stopped"] = str(stopped)
         if self.failures:
             facts["failures"] = list(self.failures)
+        answer = self.policy.answer(best.state) if best is not None and best.terminal else None
+        kind = getattr(self.policy, "answer_kind", None)
+        if stopped is None and answer is None and kind is not None and not self.task.in_one_piece:
+            facts["unanswered"] = UNREAD.format(kind=kind)
         return Result(
-            answer=self.policy.answer(best.state) if best is not None and best.terminal else None,
+            answer=answer,
             text="" if best is None else best.state.text,
             candidates=tuple(map(self.candidate, self.terminals) if pool is None else pool),
             complete=stopped is None,
@@ -400,3 +404,9 @@ def _row(node: Node) -> Mapping[str, Any]:
         "score": node.score,
         "terminal": node.terminal,
     }
+
+
+UNREAD = (
+    "the policy reads answers of the kind '{kind}', and there is none. The policy cot reads numbers, words "
+    "whatever stands after 'answer is', math formulas, choice letters, plain the whole text"
+)

@@ -39,6 +39,13 @@ def eval(commands: Any) -> None:
         "--out", metavar="FILE", help="results, one JSON line each (default: beside the runs)"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the file given by --out")
+    parser.add_argument(
+        "--total", metavar="LIMITS", help="of all problems together, e.g. '5 usd' (--budget is of each)"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep each run, for abduce trace show RUN")
+    parser.add_argument(
+        "--against", metavar="FILE", help="compare with other results of the same data, in pairs"
+    )
     parallel(parser)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     spans(parser)

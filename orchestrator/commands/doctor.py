@@ -1,6 +1,6 @@
 """`abduce doctor`: what works on this machine, and the exact line that would make the rest work.
 
-Nothing heavy is imported and nothing is fetched.
+Nothing heavy of ours is imported and nothing is fetched.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from rich.text import Text
 from ...serving import ENGINES
 from ...serving.errors import AbduceError, UsageError
 from ...serving.litellm import COMPROMISED, SAFE
+from ...serving.registry import others
 from ...serving.sglang import Sglang
 from .show import show
 from .solve import store
@@ -67,7 +68,8 @@ class Finding(NamedTuple):
 
 def run(chosen: argparse.Namespace) -> int:
     """Show all findings; exit code 1 if something is missing that ordinary use needs."""
-    findings = [*_python(), *_model(), *_state(), *_sandbox(), *_engines(), *_extras(), *_gpu()]
+    findings = [*_python(), *_model(), *_state(), *_sandbox(), *_engines(), *_extras()]
+    findings += [*_of_others(), *_gpu()]
     utf = Console().encoding.lower().startswith("utf")
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for finding in findings:
@@ -157,6 +159,33 @@ def _sandbox() -> Iterator[Finding]:
     else:
         how = {"kernel": "the kernel's namespaces"}.get(walls, walls)
         yield Finding(part, True, f"programs of the tool python are isolated, by {how}")
+
+
+def _of_others() -> Iterator[Finding]:
+    """The parts that other packages declare, each imported: who writes one sees here why it is not found."""
+    for group, what in GROUPS.items():
+        for name, entry in sorted(others(group).items()):
+            part = f"{what} {name}"
+            try:
+                entry.load()
+            except Exception as error:  # whatever their module does
+                found = f"{entry.value} cannot be imported: {type(error).__name__}: {error}"
+                yield Finding(part, False, found, "mend that package, or uninstall it")
+            else:
+                yield Finding(part, True, f"of another package: {entry.value}")
+    for group in sorted(entry_points().groups):
+        if group.startswith("abduce.") and group not in GROUPS:
+            yield Finding(f"parts {group}", False, "nothing is looked for there", f"use {', '.join(GROUPS)}")
+
+
+GROUPS = {
+    "abduce.strategies": "strategy",
+    "abduce.rewards": "reward",
+    "abduce.engines": "engine",
+    "abduce.tools": "tool",
+    "abduce.functions": "function",
+}
+"""The entry-point groups that are read."""
 
 
 def _engines() -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 
 from ...serving.errors import UsageError
+from ..doors import priced
 from .solve import fetch_models
 from .spans import spans
 
@@ -42,6 +43,10 @@ def run(chosen: argparse.Namespace) -> int:
     )
     for model in models.values():
         fetch_models(model.chat)
+    limits_in_usd = [(key.allowance.usd, key.allowance.usd_per_day) for key in keys.known]
+    if any(each is not None for both in limits_in_usd for each in both):
+        for model in models.values():
+            priced(model.chat.engines)
     accounts = Accounts(home() / "gateway" / "spent.json" if keys.known else None)
 
     def started(address: str) -> None:

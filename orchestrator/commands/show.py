@@ -11,6 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ...serving.registry import others
 from ...strategies import STRATEGIES
 
 
@@ -20,6 +21,9 @@ def strategies(chosen: argparse.Namespace) -> int:
     for name in STRATEGIES:
         idea, source = about(name)
         rows.add_row(Text(name, style="bold"), Text(idea), Text(source, style="dim"))
+    for name, entry in sorted(others("abduce.strategies").items()):
+        if name not in STRATEGIES:
+            rows.add_row(Text(name, style="bold"), Text("Of another package"), Text(entry.value, style="dim"))
     show(rows)
     return 0
 

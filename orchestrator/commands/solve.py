@@ -127,6 +127,8 @@ def _report(result: Result, name: str, chosen: argparse.Namespace) -> int:
             f"abduce: incomplete: {stopped}{'' if stopped.endswith(('.', '?', '!')) else '.'}",
             file=sys.stderr,
         )
+    if result.answer is None and (unread := result.diagnostics.get("unanswered")):
+        print(f"abduce: no answer: {clean(str(unread))}.", file=sys.stderr)
     for failure in failures:
         print(f"abduce: some calls failed: {clean(str(failure))}", file=sys.stderr)
     if str(result.diagnostics.get("stopped", "")).startswith("waits for") and name:

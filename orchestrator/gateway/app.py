@@ -151,7 +151,7 @@ class Gateway:
             model = self._served(asked.model)
             name = model.name
             response = await self._admitted(request, asked, model, key, progress, hold)
-            status = response.status
+            status = progress.failed or response.status
             return response
         except ApiError as error:
             status = error.status

@@ -25,6 +25,7 @@ class Progress:
     best_score: float | None = None
     event: str = ""
     exhausted: bool = False
+    failed: int = 0  # the status that a stream which broke off would have had
     told: Callable[[], None] | None = None  # called when something happened
     sample: Completion | None = None  # the first one drawn
 

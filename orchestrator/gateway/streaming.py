@@ -58,6 +58,7 @@ async def stream(
     try:
         await _answer(response, reply, asked, await results(), progress)
     except ApiError as error:
+        progress.failed = error.status
         await _send(response, error.body)
     await response.write(b"data: [DONE]\n\n")
     await response.write_eof()

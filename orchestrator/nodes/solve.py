@@ -1,8 +1,9 @@
 """`solve` and `revise`: a search, from the question or from what was wrong with the last solution."""
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 
-from ...serving.errors import SearchEnded
+from ...serving.errors import SearchEnded, UsageError
 from ...serving.flow import Flow
 from ...strategies.base import Result, Strategy, Task
 from ..services import Services
@@ -11,10 +12,19 @@ from .base import Update, Visit, filled, outcome
 
 def solved(strategy: Strategy, task: Task, *, seed: int) -> Flow[Result]:
     """What a strategy comes to; a result also where it has nothing to show for its search."""
+    flow = strategy.solve(task, seed=seed)
+    if not isinstance(flow, Generator):
+        raise UsageError(
+            f"solve(task, seed=…) of {type(strategy).__name__} must be a flow: a generator that yields "
+            "requests and returns a Result. One that asks nothing begins with: yield from ()"
+        )
     try:
-        return (yield from strategy.solve(task, seed=seed))
+        result = yield from flow
     except SearchEnded as end:
         return Result(None, "", complete=False, diagnostics={"stopped": str(end)})
+    if not isinstance(result, Result):
+        raise UsageError(f"{type(strategy).__name__} returned {result!r:.80}, and must return a Result.")
+    return result
 
 
 @dataclass(frozen=True)

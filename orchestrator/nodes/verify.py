@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ...serving.flow import CallTool, Failure, Flow, Generate, Prompt, Sampling, ToolResult
 from ...serving.seeds import derive
 from ...strategies.answers import canon
-from ...strategies.base import Policy, Reward, State
+from ...strategies.base import Policy, Reward, State, scores_of
 from ..services import Services
 from .base import Update, Visit, filled, said
 
@@ -30,7 +30,7 @@ class VerifyByReward:
 
     def visit(self, at: Visit) -> Flow[Update]:
         """One score."""
-        [score] = yield from self.reward.score([at.solution])
+        [score] = yield from scores_of(self.reward, [at.solution])
         if isinstance(score, Failure):
             return found(None, score.message)
         less = f"It was given {score:.2f}, less than {self.at_least:g}."

@@ -79,7 +79,12 @@ def near(problem: str, key: object, known: Iterable[str]) -> str:
     names = sorted(set(known))
     close = get_close_matches(str(key).strip().casefold(), names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
+    if key in _DRAWN:
+        hint = f" It stands under the policy: policy.sampling.{key}, as in {{sampling: {{{key}: …}}}}."
     return f"{problem}.{hint} Allowed: {', '.join(names) or 'none'}."
+
+
+_DRAWN = ("temperature", "top_p", "top_k", "min_p", "max_tokens")
 
 
 def _hints(kind: type) -> dict[str, Any]:

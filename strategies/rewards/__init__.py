@@ -32,8 +32,9 @@ REWARDS: dict[str, str] = {
 
 def reward_class(name: str) -> type:
     """The class of a reward. Raises UnknownName with the nearest spelling."""
-    found: type = registry.find("reward", name, REWARDS, __name__, "abduce.rewards")
-    return found
+    found = registry.find("reward", name, REWARDS, __name__, "abduce.rewards")
+    made: type = registry.dataclass_of("reward", name, found)
+    return made
 
 
 def reward(spec: str | Mapping[str, Any], *, policy: Policy) -> Reward:

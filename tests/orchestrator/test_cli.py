@@ -328,6 +328,24 @@ def test_the_doctor_gives_the_line_that_helps(capsys, tmp_path, monkeypatch):
     assert str(tmp_path / "state") in out
 
 
+def test_parts_of_other_packages_are_listed_and_looked_at(capsys, tmp_path, monkeypatch):
+    (tmp_path / "guest.py").write_text("class Mine:\n    pass\n")
+    about = tmp_path / "guest-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: guest\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(
+        "[abduce.strategies]\nmine = guest:Mine\n[abduce.rewards]\nlost = guest:Yours\n"
+        "[abduce.policies]\nx = guest:X\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    _, out, _ = abduce(capsys, "strategies")
+    assert out.splitlines()[-1].split() == ["mine", "Of", "another", "package", "guest:Mine"]
+    _, out, _ = abduce(capsys, "doctor")
+    assert "of another package: guest:Mine" in out
+    assert "guest:Yours cannot be imported: AttributeError" in out
+    assert "use abduce.strategies, abduce.rewards" in out
+
+
 # ---------------------------------------------------------------- eval
 
 
@@ -355,6 +373,32 @@ def test_eval_prints_figures_and_goes_on_where_it_was_stopped(capsys, tmp_path):
     assert code == 0
     assert json.loads(out)["correct"] == 2
     assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 4
+
+
+def test_eval_compares_keeps_runs_and_stops_at_a_total(capsys, tmp_path):
+    rows(tmp_path, ("7 x 8 =", 56), ("1 x 1 =", 1), ("2 x 2 =", 4))
+    words = ["eval", "data.jsonl", "--recipe", "r.yaml"]
+    assert abduce(capsys, *words, "--out", "one.jsonl", "--keep")[0] == 0
+    run = json.loads((tmp_path / "one.jsonl").read_text().splitlines()[1])["run"]
+    assert "answer:" in abduce(capsys, "trace", "show", run)[1]
+    code, out, err = abduce(
+        capsys,
+        *words,
+        "--out",
+        "two.jsonl",
+        "--against",
+        "one.jsonl",
+        "--total",
+        "1 calls",
+        "--parallel",
+        "1",
+    )
+    assert code == 0 and "no difference is shown: 0 gained, 0 lost of 1" in out
+    assert "2 of 3 problems were not begun" in err
+    code, _, err = abduce(capsys, *words, "--out", "no.jsonl", "--total", "0 calls")
+    assert code == 1 and "3 of 3 problems were not begun" in err
+    code, _, err = abduce(capsys, *words, "--out", "three.jsonl", "--against", "none.jsonl")
+    assert code == 2 and not (tmp_path / "three.jsonl").exists()
 
 
 # ---------------------------------------------------------------- signals

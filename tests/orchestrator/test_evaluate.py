@@ -3,12 +3,15 @@
 import json
 import math
 import threading
+from dataclasses import replace
 
 import pytest
 
+from abduce.orchestrator.against import _read, against
 from abduce.orchestrator.evaluate import (
     Outcome,
     Results,
+    _lost,
     evaluate,
     header,
     read_problems,
@@ -16,12 +19,16 @@ from abduce.orchestrator.evaluate import (
     wilson,
 )
 from abduce.orchestrator.judge import same_answer
+from abduce.orchestrator.ledger import Budget
+from abduce.orchestrator.runs import Runs
 from abduce.orchestrator.services import Services
 from abduce.orchestrator.solve import Pipeline
 from abduce.serving.base import Engine, Served
-from abduce.serving.errors import UsageError
+from abduce.serving.errors import EngineError, UsageError
 from abduce.serving.flow import Completion, Generate, Prompt, Usage
 from abduce.strategies.base import Candidate, Check, Result
+from abduce.strategies.chain_of_thought import ChainOfThought
+from abduce.strategies.policy import policy
 
 
 def write(tmp_path, *rows):
@@ -197,6 +204,54 @@ async def test_a_fault_in_one_problem_costs_that_problem_only_and_is_tried_again
     assert set(again.asked) == {"1 x 13 ="}
 
 
+async def test_an_answer_lost_to_a_failed_call_is_an_error_and_asked_again(tmp_path):
+    class Down(Multiplier):
+        async def generate(self, request, *, seed):
+            self.asked.append(request.prompt.messages[0].content)
+            raise EngineError("the key is not valid")
+
+    async def run(engine, resume):
+        data = write(tmp_path, *PRODUCTS)
+        pipe = Pipeline(ChainOfThought(policy=policy("plain")), Services({"policy": engine}))
+        results = Results(tmp_path / "out.jsonl", header(pipe, data, 0), resume=resume)
+        try:
+            return await evaluate(pipe, read_problems(data), results)
+        finally:
+            results.close()
+
+    lost = await run(Down(), False)
+    assert (lost.errors, lost.incomplete, lost.correct) == (4, 0, 0)
+    assert "the key is not valid" in lost.error
+    again = await run(Multiplier(), True)
+    assert (again.errors, again.correct, again.error) == (0, 3, "")
+
+
+def test_a_search_that_a_budget_ended_is_no_error():
+    found = Result(
+        None, "", complete=False, diagnostics={"stopped": "budget of 9 tokens", "failures": ["no"]}
+    )
+    assert not _lost(found)
+    assert not _lost(Result("5", "5", complete=False, diagnostics={"stopped": "no", "failures": ["no"]}))
+
+
+def test_answers_of_another_kind_than_the_policy_reads_are_counted():
+    def row(answer, gold, **more):
+        return Outcome("a", False, False, answer, gold, 1, more.pop("complete", True), 0.5, Usage(), **more)
+
+    told = [row(None, "Paris"), row("1889", "Paris"), row("The answer is 7.", "7")]
+    silent = [
+        row("oslo", "Paris"),
+        row("57", "7"),
+        row("The answer is 57.", "7"),
+        replace(row("1", "x"), correct=True),
+        row(None, "7"),
+        row(None, "Paris", error="lost"),
+        row(None, ""),
+    ]
+    assert report(told).unread == 3
+    assert report([*silent, row(None, "Paris", complete=False)]).unread == 0
+
+
 async def test_judging_holds_up_nobody(tmp_path, monkeypatch):
     both = threading.Barrier(2)  # passed only by two that judge at once
     monkeypatch.setattr("abduce.orchestrator.evaluate.judge", lambda *_: both.wait(10) is not None)
@@ -225,6 +280,9 @@ async def test_results_are_never_overwritten_or_mixed(tmp_path):
         await run(tmp_path, resume=True, seed=1)
     with pytest.raises(UsageError, match="was made with another sha256"):
         await run(tmp_path, PRODUCTS[:2], resume=True)
+    other = header(pipeline(strategy="other"), write(tmp_path, *PRODUCTS), 0)
+    with pytest.raises(UsageError, match="was made with another recipe"):
+        Results(tmp_path / "out.jsonl", other, resume=True)
     assert (tmp_path / "out.jsonl").read_bytes() == before
 
 
@@ -246,6 +304,58 @@ async def test_a_mistake_of_the_user_ends_the_evaluation_and_names_the_problem(t
     with pytest.raises(UsageError, match=r"Problem \d \(line \d\): the task has no checks"):
         await evaluate(pipe, read_problems(data), results)
     results.close()
+
+
+async def test_a_total_ends_it_and_a_larger_one_goes_on(tmp_path):
+    data = write(tmp_path, *PRODUCTS)
+
+    async def spend(total, engine, resume):
+        pipe = pipeline(engine)
+        results = Results(tmp_path / "out.jsonl", header(pipe, data, 0), resume=resume)
+        try:
+            return await evaluate(
+                pipe, read_problems(data), results, parallel=1, total=Budget.parse(total) if total else None
+            )
+        finally:
+            results.close()
+
+    asked = Multiplier()
+    assert (await spend("9 tokens", Multiplier(), False)).n == 2  # of 6 tokens each
+    assert (await spend("9 tokens", asked, True)).n == 2 and not asked.asked
+    assert (await spend("", asked, True)).n == 4 and len(asked.asked) == 2
+    with pytest.raises(UsageError, match="not seconds"):
+        await spend("9 s", asked, True)
+
+
+async def test_runs_are_kept_if_asked_for_and_named(tmp_path):
+    data, store = write(tmp_path, *PRODUCTS), Runs(tmp_path / "runs")
+    results = Results(tmp_path / "out.jsonl", header(pipeline(), data, 0))
+    await evaluate(pipeline(), read_problems(data), results, store=store)
+    results.close()
+    runs = {outcome.run: outcome.answer for outcome in results.outcomes.values()}
+    assert {name: store.open(name).result["answer"] for name in store.names()} == runs and len(runs) == 4
+
+
+async def test_two_results_are_compared_in_pairs(tmp_path):
+    await run(tmp_path)
+    theirs = (tmp_path / "out.jsonl").rename(tmp_path / "theirs.jsonl")
+    data = header(pipeline(), tmp_path / "data.jsonl", 0)["sha256"]
+    _, same = _read(theirs)
+    even = against(same, data, theirs)
+    assert (even.n, even.gained, even.lost, even.mean, even.tokens) == (4, 0, 0, 0.0, even.tokens_there)
+    assert even.low < 0 < even.high and "no difference is shown" in str(even)
+    wrong = {i: replace(o, correct=False, usage=o.usage + o.usage) for i, o in same.items()}
+    worse = against(wrong, data, theirs)
+    assert (worse.gained, worse.lost, worse.mean) == (0, 3, -0.75)
+    assert worse.tokens == 2 * worse.tokens_there
+    lost = {i: replace(o, error="lost") if i == "1" else o for i, o in same.items()}
+    assert against(lost, data, theirs).n == 3
+    for digest, file, told in (
+        ("x", theirs, "other problems"),
+        (data, tmp_path / "data.jsonl", "no file of"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            against(same, digest, file)
 
 
 def test_a_report_of_nothing_divides_by_nothing():

@@ -1,6 +1,7 @@
 """The gateway through the official client: chats, streams, tools, forms, errors."""
 
 import json
+import logging
 from dataclasses import dataclass
 
 import pytest
@@ -289,7 +290,9 @@ async def test_streams_of_several_answers_and_of_calls():
         assert call.function.name == "add" and chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
-async def test_a_fault_in_mid_stream_is_an_error_event():
+async def test_a_fault_in_mid_stream_is_an_error_event(caplog):
+    caplog.set_level(logging.INFO, logger="abduce.gateway")
+
     def dies(request, seed):
         raise EngineError("the engine has died")
 
@@ -299,6 +302,7 @@ async def test_a_fault_in_mid_stream_is_an_error_event():
     ):
         with pytest.raises(openai.APIError, match="the engine has died"):
             await streamed(client, model="dead", **ASKED)
+        assert caplog.messages[-1].startswith("502 - dead ")  # sent with 200, and logged as what it was
         with pytest.raises(openai.InternalServerError, match="the engine has died") as caught:
             await client.chat.completions.create(model="dead", **ASKED)
         assert caught.value.status_code == 502

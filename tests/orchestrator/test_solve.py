@@ -3,6 +3,7 @@
 import asyncio
 import math
 import threading
+from fractions import Fraction
 from itertools import count
 
 import pytest
@@ -12,6 +13,7 @@ from abduce.memory.in_memory import InMemory
 from abduce.orchestrator.again import again
 from abduce.orchestrator.runs import Runs
 from abduce.orchestrator.trace import read
+from abduce.orchestrator.workflow import as_workflow
 from abduce.serving.entries import Entry
 from abduce.serving.errors import EngineError, MissingCapability, UnknownName, UsageError
 from abduce.serving.flow import Generate, Prompt, Recall
@@ -193,9 +195,69 @@ def test_a_task_without_checks_cannot_be_checked():
 def test_a_missing_capability_names_the_engines_that_have_it(reward, able):
     with pytest.raises(MissingCapability, match=r"'scripted' \(role 'reward'\) cannot") as error:
         solve(reward=reward)
+    assert "models: {reward: …}, or take another reward" in str(error.value)
     named = set(str(error.value).rpartition("can: ")[2].strip(".").split(", "))
     assert able <= named
     assert "scripted" not in named
+
+
+def test_a_hosted_model_is_one_engine_for_all_who_ask_it_so_its_rate_limits_hold():
+    pytest.importorskip("litellm")
+    spec = {"engine": "litellm", "model": "openai/x", "requests_per_minute": 60}
+    hosted = {"strategy": "self_consistency", "model": spec}
+    [first], [second] = abduce.build(**hosted).engines, abduce.build(**hosted, n=3).engines
+    assert first is second
+    [other] = abduce.build(**hosted | {"model": spec | {"model": "openai/y"}}).engines
+    assert other is not first
+
+
+def test_a_limit_in_money_is_refused_where_no_price_is_known():
+    class Unpriced(Scripted):
+        def priced(self):
+            return False
+
+    wanting = {"strategy": "self_consistency", "model": Unpriced("The answer is 1.")}
+    assert abduce.solve("Which?", budget="9 calls", **wanting).answer == "1"
+    with pytest.raises(UsageError, match="no price of scripted is known"):
+        abduce.solve("Which?", budget="9 calls, 1 usd", **wanting)
+    steps = as_workflow(abduce.build(budget="1 usd", **wanting))
+    with pytest.raises(UsageError, match="no price of scripted is known"):
+        steps.solve("Which?")
+
+
+def test_an_answer_of_a_kind_that_is_not_read_is_told_and_words_are_read():
+    paris = {
+        "strategy": "self_consistency",
+        "model": {"engine": "scripted", "replies": "The answer is Paris."},
+    }
+    result = abduce.solve("The capital of France?", **paris)
+    assert result.answer is None and "kind 'number'" in result.diagnostics["unanswered"]
+    assert abduce.solve("The capital of France?", policy="words", **paris).answer == "paris"
+    assert "unanswered" not in abduce.solve(TASK, **RIGHT).diagnostics
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"model": "openai:gpt-4o-mini"}, "litellm:openai/gpt-4o-mini"),
+        ({"model": "gpt-4o-mini"}, "litellm:openai/gpt-4o-mini"),
+        (
+            {"model": {"engine": "openai", "model": "mine"}},
+            "{engine: litellm, model: openai/mine, api_base: URL}",
+        ),
+        ({"model": {"engine": "litellm", "model": "openai/x", "base_url": "x"}}, "Write api_base."),
+        ({"temperature": 0.2}, "policy={'preset': 'cot', 'sampling': {'temperature': …}}"),
+        (
+            {"policy": {"preset": "cot", "temperature": 0.2}},
+            "policy.sampling.temperature, as in {sampling: {temperature: …}}",
+        ),
+        ({"observers": print}, "observers is a list"),
+    ],
+)
+def test_what_others_call_it_is_told_as_it_is_called_here(options, told):
+    with pytest.raises(UsageError) as error:
+        solve(**options)
+    assert told in str(error.value)
 
 
 def test_nothing_is_left_behind_by_a_mistake(tmp_path):
@@ -285,6 +347,55 @@ def test_a_reward_that_is_no_number_leaves_a_result_that_says_why():
     assert "returned NaN" in result.diagnostics["stopped"]
     assert result.answer in ("54", "56")
     assert all(candidate.score in (None, 0.0) for candidate in result.candidates)
+
+
+@pytest.mark.parametrize(
+    ("score", "told"),
+    [
+        (lambda states: [0.5 for _ in states], "begins with: yield from ()"),
+        (lambda states: flow([0.5] * (len(states) + 1)), "One each is wanted"),
+        (lambda states: flow(["0.5" for _ in states]), "A score is a number in [0, 1] or a Failure"),
+    ],
+)
+def test_a_reward_of_ones_own_that_is_none_is_told_what_it_should_be(score, told):
+    class Mine:
+        def score(self, states):
+            return score(states)
+
+    with pytest.raises(UsageError) as error:
+        solve(reward=Mine())
+    assert told in str(error.value) and "Mine" in str(error.value)
+
+
+def test_scores_of_any_number_type_are_floats():
+    class Mine:
+        def score(self, states):
+            return flow([Fraction(1, 2) for _ in states])
+
+    assert {type(c.score) for c in solve(reward=Mine()).candidates} == {float}
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (Result("5", "5"), "begins with: yield from ()"),
+        ("5", "must be a flow"),
+        (None, "must return a Result"),
+    ],
+)
+def test_a_strategy_of_ones_own_that_is_none_is_told_what_it_should_be(made, told):
+    class Mine:
+        def solve(self, task, *, seed):
+            return flow(None) if made is None else made
+
+    with pytest.raises(UsageError, match="Mine") as error:
+        abduce.solve("Which?", strategy=Mine(), model=RIGHT["model"])
+    assert told in str(error.value)
+
+
+def flow(value):
+    yield from ()
+    return value
 
 
 def test_a_strategy_that_does_not_catch_the_end_has_a_result_too():

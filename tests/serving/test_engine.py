@@ -13,6 +13,8 @@ from abduce.serving.embedded import Embedded
 from abduce.serving.errors import UnknownName, UsageError
 from abduce.serving.scripted import Scripted
 from abduce.serving.synthetic import Synthetic
+from abduce.strategies import strategy
+from abduce.strategies.rewards import reward_class
 
 
 def test_an_engine_passes_through() -> None:
@@ -62,6 +64,22 @@ def test_third_parties_add_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(engine({"engine": "theirs", "replies": "yes"}), Engine)
     with pytest.raises(UnknownName, match="theirs"):
         engine("their")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("abduce.serving.scripted:Nothing", "cannot be imported: AttributeError"),
+        ("no_such_module:X", "cannot be imported: ModuleNotFoundError"),
+        ("abduce.serving.flow:Flow", "must be a dataclass"),
+    ],
+)
+def test_what_is_wrong_with_a_third_partys_part_is_told(monkeypatch, value: str, told: str) -> None:
+    theirs = [EntryPoint("theirs", value, "any")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: theirs)
+    for find in (reward_class, strategy):
+        with pytest.raises(UsageError, match=told):
+            find("theirs")
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -20,6 +20,7 @@ from abduce.serving.constraints import JsonSchema, Regex
 from abduce.serving.errors import EngineError, MissingExtra, TransientError, UsageError
 from abduce.serving.flow import Completion, Failure, Generate, Message, Prompt, Sampling, ToolCall, ToolSpec
 from abduce.serving.litellm import Litellm
+from abduce.serving.replies import counted
 from abduce.serving.tool_calls import read
 
 from .openai_server import Spoken, refused, said, speaking
@@ -152,6 +153,53 @@ async def test_a_model_without_a_price_costs_nothing_and_that_is_said_once(
     ]
 
 
+async def test_a_price_of_ones_own_counts_and_without_any_a_limit_in_money_is_refused(four: Spoken) -> None:
+    assert Litellm("openai/gpt-4o-mini").priced() and not Litellm("openai/my-own-model").priced()
+    own = at(four, "openai/my-own-model", usd_per_million=[100, 1000])
+    assert own.priced()
+    _, usage = await own.generate(Generate(ASK), seed=1)
+    assert usage.cost_usd == pytest.approx(usage.input_tokens * 1e-4 + usage.output_tokens * 1e-3)
+    for wrong in ([1], [1, -1], "12", 3):
+        with pytest.raises(UsageError, match="usd_per_million"):
+            at(four, usd_per_million=wrong)
+
+
+async def test_a_refusal_is_what_was_said_and_a_filtered_answer_met_no_stop_mark(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def reply(body: dict[str, Any]) -> Any:
+        message = {"role": "assistant", "content": None, "refusal": "I can't help with that."}
+        return (
+            said(None, message=message)
+            if body["model"] == "refusing"
+            else said("We com", finish="content_filter")
+        )
+
+    with speaking(reply) as spoken, caplog.at_level(logging.WARNING, logger="abduce"):
+        [refusing] = await ask(at(spoken, "openai/refusing"))
+        filtering = at(spoken, "openai/filtering")
+        for _ in range(2):
+            [filtered] = await ask(filtering, sampling=Sampling(stop=("\n\n",)))
+    assert refusing.text == "I can't help with that."
+    assert (filtered.text, filtered.finish) == ("We com", "eos")
+    assert sum("content filter" in r.getMessage() for r in caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("texts", "told", "counts"),
+    [
+        (["We comp"], 5, [5]),  # the context was full
+        (["We comp"], 0, [7]),
+        (["x" * 900], 512, [512]),
+        ([""], 512, [512]),  # all of it thought
+        (["x" * 900, "x" * 900], 512, [512, 512]),  # llama.cpp counts one sample of several
+    ],
+)
+def test_what_was_cut_is_counted_as_the_provider_counts_it(texts, told, counts) -> None:
+    drawn = counted([Completion(text, finish="length") for text in texts], told, 512)
+    assert [c.n_tokens for c in drawn] == counts
+
+
 async def test_a_provider_that_ignores_n_is_asked_again_and_counted() -> None:
     with speaking(lambda body: said(f"seed {body['seed']}")) as spoken:
         served = at(spoken)
@@ -259,7 +307,8 @@ async def test_a_wait_that_is_asked_for_holds_for_all_calls() -> None:
 
 
 async def test_quota_and_long_waits_are_not_tried_again() -> None:
-    for answer in (refused(429, "insufficient_quota"), refused(429, "slow", **{"Retry-After": "900"})):
+    spent = refused(429, "You exceeded your current quota, please check your plan")
+    for answer in (refused(429, "insufficient_quota"), spent, refused(429, "slow", **{"Retry-After": "900"})):
         with speaking(lambda body, answer=answer: answer) as spoken:  # type: ignore[misc]
             with pytest.raises(EngineError) as caught:
                 await ask(at(spoken))

@@ -103,6 +103,13 @@ def test_what_is_wrong_with_a_call_is_told_to_the_model():
     assert result.answer == "I give up."
 
 
+def test_the_answer_is_the_last_turn_also_where_no_call_could_be_run():
+    unreadable = '<tool_call>{"name": "double", "arguments": "[3]"}</tool_call>'
+    result, _ = solve([unreadable, "It is 6."])
+    assert result.answer == result.text == "It is 6." and result.complete
+    assert result.diagnostics["tool_calls"] == result.usage.tool_calls == 0
+
+
 def test_in_the_last_turn_it_must_answer():
     result, seen = solve([call(1), call(2), "so be it"], max_turns=3)
     assert [len(request.prompt.tools) for request in seen] == [1, 1, 0]
