@@ -21,19 +21,21 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from arcmemo_arms import HEAD, TALKS, Arm, arm, course, matched, only, told
+from arcmemo_planted import PLANTED, Guesser, composed, planted
+from arguments import command
+
 from abduce.memory.concepts import Lesson, Library, seeds
 from abduce.memory.in_memory import InMemory
 from abduce.serving.flow import Usage
 from abduce.strategies.arcmemo import ArcMemo, Puzzle, read, scoring
 from abduce.strategies.arcmemo.puzzle import Labels
-from benchmarks.arcmemo_arms import HEAD, TALKS, Arm, arm, course, matched, only, told
-from benchmarks.arcmemo_planted import PLANTED, Guesser, composed, planted
 from tests.strategies.arcmemo.skilled import PLAIN, Skilled, fitting, written
 
 
 def main() -> int:
     """Run what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command(__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name in ("transfer", "search"):
         verbs.add_parser(name).add_argument("--puzzles", type=int, default=48)
@@ -41,18 +43,18 @@ def main() -> int:
     arc.add_argument("file", type=Path)
     arc.add_argument("--limit", type=int, default=400)
     arc.add_argument("--cells", type=int, default=150, help="leave out puzzles with a larger grid")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     work = {"transfer": transfer, "search": search, "arc": on_arc}
-    asyncio.run(work[chosen.verb](chosen))
+    asyncio.run(work[options.verb](options))
     return 0
 
 
 # ---------------------------------------------------------------- transfer
 
 
-async def transfer(chosen: argparse.Namespace) -> None:
+async def transfer(options: argparse.Namespace) -> None:
     """A solver that can only use operations named in its prompt."""
-    puzzles, labels = planted(chosen.puzzles)
+    puzzles, labels = planted(options.puzzles)
     skilled = Skilled(depth=3)
     print(f"{len(puzzles)} puzzles of 2 or 3 of 8 planted operations; the solver does what is named.\n")
     print(HEAD)
@@ -97,9 +99,9 @@ def _fits(code: str, puzzle: Puzzle, label: Labels) -> bool:
 # ---------------------------------------------------------------- search
 
 
-async def search(chosen: argparse.Namespace) -> None:
+async def search(options: argparse.Namespace) -> None:
     """A solver that searches, by itself or among what it is shown; tokens matched."""
-    puzzles, labels = planted(chosen.puzzles)
+    puzzles, labels = planted(options.puzzles)
     guesser = Guesser()
     known = seeds()
     print(
@@ -167,17 +169,17 @@ async def continual(
 # ---------------------------------------------------------------- ARC
 
 
-async def on_arc(chosen: argparse.Namespace) -> None:
+async def on_arc(options: argparse.Namespace) -> None:
     """Training tasks of ARC-AGI-1, with and without the seeds, by the solver that only does what is named."""
-    every, all_labels = read(chosen.file)
+    every, all_labels = read(options.file)
     puzzles = {
         name: puzzle
-        for name, puzzle in list(every.items())[: chosen.limit]
+        for name, puzzle in list(every.items())[: options.limit]
         if max(len(g) * len(g[0]) for g in (*(g for pair in puzzle.train for g in pair), *puzzle.test))
-        <= chosen.cells
+        <= options.cells
     }
     labels = {name: all_labels[name] for name in puzzles}
-    print(f"{len(puzzles)} of ARC's training tasks, those of at most {chosen.cells} cells a grid.\n")
+    print(f"{len(puzzles)} of ARC's training tasks, those of at most {options.cells} cells a grid.\n")
     print(HEAD)
     base = await arm("no memory", Skilled(), puzzles, labels, read="none")
     print(base.row())

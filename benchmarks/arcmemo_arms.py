@@ -1,14 +1,13 @@
 """Ways to use a memory of concepts on the same problems, measured side by side. Used by `arcmemo*.py`."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from intervals import paired
+from intervals import told as shown
 
 from abduce.memory.concepts import Library
 from abduce.memory.in_memory import InMemory
@@ -22,7 +21,6 @@ from abduce.strategies.arcmemo.attempts import Solved
 from abduce.strategies.arcmemo.puzzle import Labels
 from abduce.strategies.policy import policy
 from abduce.tools.python import ENDED, Python
-from benchmarks.intervals import bootstrap
 
 TALKS = policy({"preset": "plain", "sampling": {"max_tokens": 4000}})
 
@@ -49,19 +47,13 @@ class Arm:
         share = f"{self.attributed / k:4.0%}" if k else "   -"
         gain = ""
         if base is not None:
-            mean, low_gain, high_gain = paired(self.solved, base.solved)
-            gain = f"{mean:+.3f} [{low_gain:+.3f}, {high_gain:+.3f}]"
+            gain = shown(paired(self.solved, base.solved))
         return (
             f"{self.name:34} {k:3}/{n:<3} {k / n:.3f} [{low:.3f}, {high:.3f}] {tokens:8.0f} {share}  {gain}"
         )
 
 
 HEAD = f"{'':34} {'solved':7} rate, 95 % interval      tokens attr.  gain over no memory, paired, 95 %"
-
-
-def paired(one: Sequence[bool], other: Sequence[bool]) -> tuple[float, float, float]:
-    """Mean difference of two arms on the same puzzles, with its bootstrap interval."""
-    return bootstrap([int(a) - int(b) for a, b in zip(one, other, strict=True)])
 
 
 async def arm(

@@ -12,42 +12,42 @@ training tasks, one attempt each, with the seeds, without, and without with as m
 
 import argparse
 import asyncio
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from arcmemo_arms import HEAD, Arm, arm, matched
+from arguments import command, keeps_rows
+from rows import Row, Rows
+from solving import solved
 
 from abduce.memory.concepts import Concept, Library, seeds
 from abduce.memory.in_memory import InMemory
-from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.services import Services
 from abduce.serving.flow import Sampling, Usage
 from abduce.strategies.arcmemo import ArcMemo, read
 from abduce.strategies.base import Task
 from abduce.strategies.policy import StepPolicy, policy
-from benchmarks.arcmemo_arms import HEAD, Arm, arm, matched
 
 
 def main() -> int:
     """Run what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command(__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     rules = verbs.add_parser("rules")
     rules.add_argument("--family", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     rules.add_argument("--rules", type=int, default=96)
-    rules.add_argument("--rows", type=Path, help="keep answers here, and go on from those that there are")
+    keeps_rows(rules)
     arc = verbs.add_parser("arc")
     arc.add_argument("file", type=Path)
     arc.add_argument("--limit", type=int, default=12)
-    chosen = parser.parse_args()
-    asyncio.run({"rules": on_rules, "arc": on_arc}[chosen.verb](chosen))
+    options = parser.parse_args()
+    asyncio.run({"rules": on_rules, "arc": on_arc}[options.verb](options))
     return 0
 
 
@@ -103,52 +103,24 @@ FAMILIES = {
 }
 
 
-@dataclass
-class Asked:
-    """The model's answers, by family, arm and name; those in a file are not asked for again."""
-
-    engine: Any
-    file: Path | None
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.file is not None and self.file.exists():
-            for line in self.file.read_text().splitlines():
-                row = json.loads(line)
-                self.rows[row["key"]] = row
-
-    async def answers(
-        self, key: str, family: Family, name: str, rules: Mapping[str, str] | None, samples: int
-    ) -> tuple[list[str], Usage]:
-        """So many answers to one question, with these rules in view."""
-        key = f"{key}/{samples}/{name}"
-        if key not in self.rows:
-            memory = InMemory()
-            if rules is not None:
-                told = [
-                    Concept(f"what a {n} eats", "structure", description=f"A {n} eats {rules[n]}.")
-                    for n in rules
-                ]
-                await memory.write(Library().write(told).library.entries())
-            strategy = ArcMemo(
-                policy=family.policy(),
-                read="all" if rules else "none",
-                write=False,
-                max_passes=1,
-                samples=samples,
-            )
-            driver = Driver(Services({"policy": self.engine}, memory=memory), seed=NAMES.index(name))
-            task = Task(family.ask.format(name), metadata={"id": name})
-            result = await driver.run(strategy.solve(task, seed=NAMES.index(name)))
-            usage = driver.ledger.usage
-            texts = [str(each.answer).strip(" .").casefold() for each in result.candidates]
-            row = {"key": key, "answers": texts, "input": usage.input_tokens, "output": usage.output_tokens}
-            self.rows[key] = row
-            if self.file is not None:
-                with self.file.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-        row = self.rows[key]
-        return row["answers"], Usage(input_tokens=row["input"], output_tokens=row["output"])
+async def answers(
+    engine: Any, family: Family, name: str, rules: Mapping[str, str] | None, samples: int
+) -> Row:
+    """So many answers to one question, with these rules in view, and what they took."""
+    memory = InMemory()
+    if rules is not None:
+        told = [
+            Concept(f"what a {n} eats", "structure", description=f"A {n} eats {rules[n]}.") for n in rules
+        ]
+        await memory.write(Library().write(told).library.entries())
+    strategy = ArcMemo(
+        policy=family.policy(), read="all" if rules else "none", write=False, max_passes=1, samples=samples
+    )
+    task = Task(family.ask.format(name), metadata={"id": name})
+    services = Services({"policy": engine}, memory=memory)
+    result, usage = await solved(strategy, task, services, seed=NAMES.index(name))
+    texts = [str(each.answer).strip(" .").casefold() for each in result.candidates]
+    return {"answers": texts, "input": usage.input_tokens, "output": usage.output_tokens}
 
 
 Judged = Callable[[Sequence[str], str], bool]
@@ -164,17 +136,17 @@ def picked(answers: Sequence[str], right: str) -> bool:
     return right in answers
 
 
-async def on_rules(chosen: argparse.Namespace) -> None:
+async def on_rules(options: argparse.Namespace) -> None:
     """Both families."""
     from abduce.serving.embedded import Embedded
 
-    asked = Asked(Embedded(slots=8, context=2048, threads=1), chosen.rows)
-    for name in chosen.family:
-        await on_family(asked, name, NAMES[: chosen.rules])
-    await asked.engine.close()
+    engine = Embedded(slots=8, context=2048, threads=1)
+    for name in options.family:
+        await on_family(engine, options.rows, name, NAMES[: options.rules])
+    await engine.close()
 
 
-async def on_family(asked: Asked, family_name: str, names: Sequence[str]) -> None:
+async def on_family(engine: Any, known: Rows, family_name: str, names: Sequence[str]) -> None:
     """All arms on the same questions; which rules are in view together is drawn."""
     family, rng = FAMILIES[family_name], Random(5)
     names = rng.sample(names, len(names))
@@ -184,17 +156,22 @@ async def on_family(asked: Asked, family_name: str, names: Sequence[str]) -> Non
     async def one(
         title: str, key: str, rules: Mapping[str, str] | None, n: int, *judges: Judged
     ) -> list[Arm]:
-        right: list[list[bool]] = [[] for _ in judges]
-        usage = Usage()
-        for i, name in enumerate(names):
+        async def asked(name: str) -> Row:
+            i = names.index(name)
             group = names[i - i % family.view : i - i % family.view + family.view]
             shown = None if rules is None else {other: rules[other] for other in group}
-            answers, used = await asked.answers(f"{family_name}/{len(names)}/{key}", family, name, shown, n)
-            usage += used
-            for rows, judged in zip(right, judges, strict=True):
-                rows.append(judged(answers, food[name]))
+            return await answers(engine, family, name, shown, n)
+
+        rows = await known.each(names, lambda name: [family_name, len(names), key, n, name], asked)
+        usage = Usage(
+            input_tokens=sum(row["input"] for row in rows), output_tokens=sum(row["output"] for row in rows)
+        )
         titles = (f"{title}, {_HOW[judged]}" if n > 1 else title for judged in judges)
-        return [Arm(each, tuple(rows), usage) for each, rows in zip(titles, right, strict=True)]
+        right = (
+            tuple(judged(row["answers"], food[name]) for name, row in zip(names, rows, strict=True))
+            for judged in judges
+        )
+        return [Arm(each, rights, usage) for each, rights in zip(titles, right, strict=True)]
 
     print(f"\n{family_name}: {len(names)} rules, {family.view} in view at a time\n")
     print(HEAD)
@@ -216,19 +193,19 @@ async def on_family(asked: Asked, family_name: str, names: Sequence[str]) -> Non
         print(replace(found, name=f"  over {other.name.partition(', ')[2]}").row(other), flush=True)
 
 
-_HOW = {voted: "vote", picked: "any right"}
+_HOW: dict[Judged, str] = {voted: "vote", picked: "any right"}
 
 
 # ---------------------------------------------------------------- ARC
 
 
-async def on_arc(chosen: argparse.Namespace) -> None:
+async def on_arc(options: argparse.Namespace) -> None:
     """The small model on ARC, with and without the seeds."""
     from abduce.serving.embedded import Embedded
 
     engine = Embedded(slots=2, context=8192, threads=2)
-    every, all_labels = read(chosen.file)
-    puzzles = dict(sorted(every.items(), key=lambda item: len(item[1].text))[: chosen.limit])
+    every, all_labels = read(options.file)
+    puzzles = dict(sorted(every.items(), key=lambda item: len(item[1].text))[: options.limit])
     labels = {name: all_labels[name] for name in puzzles}
     short = policy({"preset": "plain", "sampling": {"max_tokens": 300, "temperature": 0.3}})
     answers = Sampling(temperature=0.3, max_tokens=100)

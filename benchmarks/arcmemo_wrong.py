@@ -10,7 +10,6 @@ against it. `--all`: the right concepts and a good choice too, which should be n
 Seeds below 200 were looked at while the rule was made.
 """
 
-import argparse
 import asyncio
 import sys
 from dataclasses import replace
@@ -19,27 +18,31 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from arcmemo_arms import HEAD, TALKS, Arm, arm, course, only, told
+from arcmemo_planted import PLANTED, Expert, planted
+from arguments import command
+from intervals import paired
+from intervals import told as shown
+
 from abduce.memory.concepts import Library, seeds
 from abduce.memory.in_memory import InMemory
 from abduce.serving.flow import Usage
 from abduce.strategies.arcmemo import ArcMemo
-from benchmarks.arcmemo_arms import HEAD, TALKS, Arm, arm, course, only, paired, told
-from benchmarks.arcmemo_planted import PLANTED, Expert, planted
 from tests.strategies.arcmemo.skilled import PLAIN
 
 
 def main() -> None:
     """Seed by seed, and all of them together."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command(__doc__)
     parser.add_argument("--puzzles", type=int, default=240)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(201, 209)))
     parser.add_argument("--all", action="store_true")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     together: dict[str, list[Arm]] = {}
     print(HEAD)
-    for seed in chosen.seeds:
+    for seed in options.seeds:
         print(f"seed {seed}", flush=True)
-        for found in asyncio.run(contained(chosen.puzzles, seed, chosen.all)):
+        for found in asyncio.run(contained(options.puzzles, seed, options.all)):
             together.setdefault(found.name, []).append(found)
     print("all seeds")
     rows = [pooled(arms) for arms in together.values()]
@@ -82,11 +85,8 @@ async def contained(n: int, seed: int, everything: bool) -> list[Arm]:
         print(f"    retired (batch, concepts): {gone or 'none'}; withheld after batch: {off or 'never'}")
         half = n // 2
         late, basis = replace(found, solved=found.solved[half:]), replace(base, solved=base.solved[half:])
-        mean, low, high = paired(late.solved, basis.solved)
-        print(
-            f"    second half: {sum(late.solved)}/{n - half}, gain {mean:+.3f} [{low:+.3f}, {high:+.3f}]",
-            flush=True,
-        )
+        gain = shown(paired(late.solved, basis.solved))
+        print(f"    second half: {sum(late.solved)}/{n - half}, gain {gain}", flush=True)
     return arms
 
 

@@ -1,4 +1,4 @@
-"""Adaptive weighted rejection sampling: its laws at full size, and constrained tasks on the small model.
+"""Is adaptive rejection sampling properly weighted, and what does it cost and bring on the small model?
 
     python benchmarks/awrs.py laws                 # enumeration, simulation, SMC on a toy language: no torch
     python benchmarks/awrs.py tasks [--items 20]   # the small model: accuracy, checks, seconds; checks by KL
@@ -7,7 +7,6 @@ Each law comes with what was measured and what was demanded; the exit code is 1 
 negative control passes. Tasks print what they find, good or bad.
 """
 
-import argparse
 import asyncio
 import json
 import math
@@ -25,6 +24,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+from arguments import command
+from printing import met
 from scipy import stats
 
 from abduce.serving.constraints import Check, Constraint, JsonSchema, Regex
@@ -32,19 +33,19 @@ from abduce.serving.flow import Generate, Prompt, Sampling
 from abduce.serving.transformers import awrs
 from abduce.serving.transformers.awrs_smc import particles
 from abduce.serving.transformers.decoding import sample
-from tests.serving import test_awrs as laws
-from tests.serving import test_awrs_smc as smc_laws
+from tests.serving.transformers import test_awrs as laws
+from tests.serving.transformers import test_awrs_smc as smc_laws
 from tests.serving.transformers import toy_language as toy
 
 SIGMA = 4.0
 failed = 0
 
 
-def show(law: str, setting: str, figure: str, demand: str, met: bool) -> None:
+def show(law: str, setting: str, figure: str, demand: str, held: bool) -> None:
     """One line of the table."""
     global failed
-    failed += not met
-    print(f"{law:22} {setting:52} {figure:34} {demand:26} {'met' if met else 'NOT MET'}", flush=True)
+    failed += not held
+    print(f"{law:22} {setting:52} {figure:34} {demand:26} {met(held)}", flush=True)
 
 
 # ---------------------------------------------------------------- laws
@@ -98,8 +99,8 @@ def exact_laws() -> None:
         )
 
 
-def simulated_laws(n: int) -> None:
-    """The geometric form, scales, pruning, proposals; the law of the token."""
+def simulated_weights(n: int) -> None:
+    """The geometric form, scales, pruning, proposals."""
     for a, cap in ((2, None), (4, None), (2, 3), (3, 4)):
         draw = partial(awrs.geometric, max_accepts=a, max_rejects=cap)
         off = laws.deviation(draw, n=n, seed=a)
@@ -125,6 +126,10 @@ def simulated_laws(n: int) -> None:
         show("pruned p", form.__name__, f"worst {off:.2f} s.e.", "< 4", off < SIGMA)
         off = laws.deviation(partial(form, proposal=g), n=n // 5)
         show("proposal g", form.__name__, f"worst {off:.2f} s.e.", "< 4", off < SIGMA)
+
+
+def simulated_tokens(n: int) -> None:
+    """The law of the token; what more accepts are good for."""
     for form in (awrs.two_loop, awrs.improper):
         rng = np.random.default_rng(3)
         drawn = [form(np.log(laws.P), laws.ALLOWED.__contains__, rng).token for _ in range(n)]
@@ -389,17 +394,18 @@ CITIES = ("Paris", "London", "Berlin", "Madrid", "Oslo", "Vienna", "Boston", "Li
 
 def main() -> int:
     """Laws or tasks."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("what", choices=["laws", "tasks"])
-    arguments.add_argument("--draws", type=int, default=50_000)
-    arguments.add_argument("--replicates", type=int, default=20_000)
-    arguments.add_argument("--items", type=int, default=20)
-    arguments.add_argument("--only", choices=["json", "times", "sums"])
-    options = arguments.parse_args()
+    parser = command(__doc__)
+    parser.add_argument("what", choices=["laws", "tasks"])
+    parser.add_argument("--draws", type=int, default=50_000)
+    parser.add_argument("--replicates", type=int, default=20_000)
+    parser.add_argument("--items", type=int, default=20)
+    parser.add_argument("--only", choices=["json", "times", "sums"])
+    options = parser.parse_args()
     began = time.time()
     if options.what == "laws":
         exact_laws()
-        simulated_laws(options.draws)
+        simulated_weights(options.draws)
+        simulated_tokens(options.draws)
         smc_on_a_toy(options.replicates)
     else:
         asyncio.run(tasks(options.items, options.only))

@@ -1,4 +1,4 @@
-"""Several recipes on one file of problems, as `abduce eval` measures them, in one table.
+"""How good are recipes on one file of problems, and at what cost? As `abduce eval` measures them, in a table.
 
     python benchmarks/compare.py benchmarks/data/products.jsonl one-sample-products best-of-n-products …
     python benchmarks/compare.py gsm8k/test.jsonl --limit 20 --set budget.tokens=3000 one-sample-math …
@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
+from arguments import command
+
 from abduce.orchestrator.background import wait_for
 from abduce.orchestrator.evaluate import Outcome, Problem, Report, Results, evaluate, header, read_problems
 from abduce.orchestrator.recipe import read
@@ -21,16 +23,16 @@ from abduce.orchestrator.tradeoff import Point, on_frontier, plot
 
 def main() -> int:
     """Run what has not been run, print the table."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("data", type=Path)
-    arguments.add_argument("recipes", nargs="+")
-    arguments.add_argument("--limit", type=int)
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--parallel", type=int, default=4)
-    arguments.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
-    arguments.add_argument("--out", type=Path, default=Path("build/compare"))
-    arguments.add_argument("--plot", type=Path, metavar="FILE.svg")
-    options = arguments.parse_args()
+    parser = command(__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("recipes", nargs="+")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parallel", type=int, default=4)
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path, default=Path("build/compare"))
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg")
+    options = parser.parse_args()
     problems = read_problems(options.data, options.limit)
     setting = f"{len(problems)} problems, seed {options.seed}, {options.parallel} at a time"
     print(", ".join((options.data.name, setting, *options.settings)) + "\n")

@@ -1,4 +1,4 @@
-"""Retrieval by diffusion in the concept graph, against plain top-k, on graphs with planted communities.
+"""Does diffusion in the concept graph find more than plain top-k? On graphs with planted communities.
 
     python benchmarks/concept_graph.py [--graphs 20]
 
@@ -9,12 +9,12 @@ entries; printed is the share of these that is relevant. `shuffled` is the negat
 the links at random.
 """
 
-import argparse
 import random
 from collections.abc import Callable, Mapping
 from statistics import mean, stdev
 
 import networkx as nx
+from arguments import command
 
 from abduce.memory.graph import OTHER, RESTART, diffuse, seeds
 
@@ -80,7 +80,7 @@ def interval(values: list[float]) -> str:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = command(__doc__)
     parser.add_argument("--graphs", type=int, default=20, help="for each row")
     n = parser.parse_args().graphs
     print(f"restart {RESTART}, ε {OTHER}; {n} graphs of {COMMUNITIES * SIZE} entries a row")

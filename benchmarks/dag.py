@@ -1,4 +1,4 @@
-"""The DAG executor in real time: random graphs of calls with failures and slow nodes.
+"""How much longer than its longest chain does a graph of calls take? Random graphs, failures and slow nodes.
 
     python benchmarks/dag.py [--graphs 1000] [--at-once 40] [--seed 0]
 
@@ -8,12 +8,13 @@ that a graph can take; and than the sleeps of that chain by themselves, done at 
 work on the machine and sleeps wake late.
 """
 
-import argparse
 import asyncio
 import random
 import time
 from collections.abc import Coroutine, Mapping
 from typing import Any, NamedTuple
+
+from arguments import command
 
 from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.services import Services
@@ -92,22 +93,22 @@ async def timed(work: Coroutine[Any, Any, Any]) -> float:
 
 async def main() -> None:
     """Run them all."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command(__doc__)
     parser.add_argument("--graphs", type=int, default=1000)
     parser.add_argument("--at-once", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    options = parser.parse_args()
     await one(random.Random(0))  # imports
-    gate = asyncio.Semaphore(args.at_once)
+    gate = asyncio.Semaphore(options.at_once)
 
     async def in_turn(number: int) -> Row:
         async with gate:
-            if number < args.at_once:
+            if number < options.at_once:
                 await asyncio.sleep(0.1 * number)  # else all begin at once, and wait for each other
-            return await one(random.Random(f"{args.seed} {number}"))
+            return await one(random.Random(f"{options.seed} {number}"))
 
-    rows = await asyncio.gather(*map(in_turn, range(args.graphs)))
-    print(f"{args.graphs} graphs, seed {args.seed}; every node once: {all(row.once for row in rows)}")
+    rows = await asyncio.gather(*map(in_turn, range(options.graphs)))
+    print(f"{options.graphs} graphs, seed {options.seed}; every node once: {all(row.once for row in rows)}")
     for name, ratios in (
         ("time / longest chain", sorted(row.took / row.chain for row in rows)),
         ("time / the chain's sleeps alone, at the same time", sorted(row.took / row.bare for row in rows)),

@@ -1,27 +1,28 @@
 """What a probe on hidden states saves: products of one to four digits, on the small model.
 
-    python benchmarks/diffadapt.py [--out build/diffadapt] [--per-level 30] [--test 50] [--samples 6]
+    python benchmarks/diffadapt.py [--rows FILE] [--per-level 30] [--test 50] [--samples 6]
 
 Rollouts of --per-level questions a level train the probe (30 % of them choose thresholds and τ); --test other
 questions a level are then solved by the recipe `diffadapt-products` with the probe, and in every fixed mode.
-Everything is kept in --out as it comes, and gone on with. Differences have paired bootstrap intervals.
+Differences have paired bootstrap intervals.
 """
 
 import argparse
 import asyncio
-import json
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from random import Random
 from statistics import fmean
 from time import perf_counter
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from arguments import command, keeps_rows
+from intervals import Interval, paired
+from printing import met, table_head, table_row
+from rows import Row, Rows
 
 from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.judge import same_answer
@@ -32,30 +33,25 @@ from abduce.strategies.base import Task
 from abduce.strategies.diffadapt import DiffAdapt
 from abduce.strategies.diffadapt.collect import observe
 from abduce.strategies.diffadapt.features import Kind, layout, read, read_reference
-from abduce.strategies.diffadapt.file import load, save
 from abduce.strategies.diffadapt.fitting import Fitting
 from abduce.strategies.diffadapt.labels import LAMBDA, Question, Rollout, oracle
 from abduce.strategies.diffadapt.modes import digest, plain
 from abduce.strategies.diffadapt.probe import Probe, Signature
 from abduce.strategies.diffadapt.training import chosen, confusion, train
-from benchmarks.intervals import bootstrap
 
 LEVELS = 4
-Row = dict[str, Any]
 
 
 def main() -> int:
     """Collect, train, test, print the tables."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--out", type=Path, default=Path("build/diffadapt"))
-    arguments.add_argument("--per-level", type=int, default=30)
-    arguments.add_argument("--test", type=int, default=50)
-    arguments.add_argument("--samples", type=int, default=6)
-    arguments.add_argument("--no-text", action="store_true", help="leave out the probe on text features")
-    arguments.add_argument("--parallel", type=int, default=8)
-    options = arguments.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    return asyncio.run(measure(options))
+    parser = command(__doc__)
+    parser.add_argument("--per-level", type=int, default=30)
+    parser.add_argument("--test", type=int, default=50)
+    parser.add_argument("--samples", type=int, default=6)
+    parser.add_argument("--parallel", type=int, default=8)
+    keeps_rows(parser, "build/diffadapt.jsonl")
+    asyncio.run(measure(parser.parse_args()))
+    return 0
 
 
 def products(n: int) -> list[Row]:
@@ -69,71 +65,67 @@ def products(n: int) -> list[Row]:
     return rows
 
 
-async def measure(options: argparse.Namespace) -> int:
+async def measure(options: argparse.Namespace) -> None:
     """All of it."""
     made = recipe("diffadapt-products").pipeline()
     assert isinstance(made, Pipeline) and isinstance(made.strategy, DiffAdapt)
     bench = Bench(made, made.strategy, options)
+    sizes = [options.per_level, options.test, options.samples]  # from which the probes follow
     rows = products(options.per_level + options.test)
     train_rows = [
         row for i, row in enumerate(rows) if i % (options.per_level + options.test) < options.per_level
     ]
     test_rows = [row for row in rows if row not in train_rows]
     Random(0).shuffle(train_rows)
-    held = train_rows[: int(0.3 * len(train_rows))]
-    observed = await bench.kept("rollouts", train_rows, lambda row: bench.observe(row, every=row in held))
+    n_held = int(0.3 * len(train_rows))
+    observed = [
+        *await bench.kept(["every mode", options.samples], train_rows[:n_held], bench.observe),
+        *await bench.kept(
+            ["normal mode", options.samples], train_rows[n_held:], partial(bench.observe, only="normal")
+        ),
+    ]
+    read_of = await bench.kept(["features"], train_rows, bench.features)
+    observed = [{**row, **features} for row, features in zip(observed, read_of, strict=True)]
     probes = {
-        name: await bench.probe(name, observed, held, how)
-        for name, how in (("hidden", Fitting()), ("linear", Fitting(width=0)))
+        "hidden": await bench.probe("hidden", observed, n_held, Fitting()),
+        "linear": await bench.probe("hidden", observed, n_held, Fitting(width=0)),
+        "text": await bench.probe("text", observed, n_held, Fitting()),
     }
-    hidden = replace(bench.strategy, probe=probes["hidden"])
-    ways = {"probe": hidden, **{m: replace(bench.strategy, mode=m) for m in bench.strategy.ways}}
-    tests = {}
-    for name, way in ways.items():
-        tests[name] = await bench.kept(f"test-{name}", test_rows, partial(bench.solve, way))
-    drafts = []
-    if not options.no_text:
-        read_of = await bench.kept("features", train_rows, bench.features)
-        observed = [{**row, **features} for row, features in zip(observed, read_of, strict=True)]
-        probes["text"] = await bench.probe("text", observed, held, Fitting())
-        drafts = await bench.kept("test-features", test_rows, bench.features)
+    by_probe = partial(bench.solve, replace(bench.strategy, probe=probes["hidden"]))
+    tests = {"probe": await bench.kept(["probe", *sizes], test_rows, by_probe)}
+    for mode in bench.strategy.ways:
+        way = partial(bench.solve, replace(bench.strategy, mode=mode))
+        tests[mode] = await bench.kept(["mode", mode], test_rows, way)
+    drafts = await bench.kept(["features"], test_rows, bench.features)
     report(bench, tests, drafts, probes)
-    return 0
 
 
 class Bench:
-    """The pipeline, and what it has done so far, in files."""
+    """The pipeline, and what is done with it."""
 
     def __init__(self, pipeline: Pipeline, strategy: DiffAdapt, options: argparse.Namespace) -> None:
         self.pipeline, self.strategy, self.options = pipeline, strategy, options
         self.most = plain(strategy.policy).most_tokens(Task("?"))
 
-    async def kept(self, name: str, rows: Sequence[Row], do: Callable[[Row], Awaitable[Row]]) -> list[Row]:
-        """What `do` says of each row, from the file where it is there."""
-        file = self.options.out / f"{name}.jsonl"
-        done = (
-            {row["id"]: row for row in map(json.loads, file.read_text().splitlines())}
-            if file.exists()
-            else {}
-        )
-        gate, began = asyncio.Semaphore(self.options.parallel), perf_counter()
+    async def kept(
+        self, what: Sequence[Any], rows: Sequence[Row], do: Callable[[Row], Awaitable[Row]]
+    ) -> list[Row]:
+        """What `do` says of each row."""
 
-        async def one(row: Row) -> None:
-            async with gate:
-                done[row["id"]] = {**row, **await do(row)}
-            with file.open("a") as out:
-                out.write(json.dumps(done[row["id"]]) + "\n")
+        async def one(row: Row) -> Row:
+            return {**row, **await do(row)}
 
-        todo = [row for row in rows if row["id"] not in done]
-        await asyncio.gather(*(one(row) for row in todo))
-        if todo:
-            print(f"{name}: {len(todo)} rows in {perf_counter() - began:.0f} s", flush=True)
-        return [done[row["id"]] for row in rows]
+        known: Rows = self.options.rows
+        began = perf_counter()
+        found = await known.each(rows, lambda row: [*what, row["id"]], one, at_once=self.options.parallel)
+        if (took := perf_counter() - began) > 1:
+            print(f"{what[0]}: {len(rows)} rows in {took:.0f} s", file=sys.stderr, flush=True)
+        return found
 
-    async def observe(self, row: Row, *, every: bool) -> Row:
-        """The question's state, and judged rollouts."""
+    async def observe(self, row: Row, *, only: str | None = None) -> Row:
+        """The question's state, and judged rollouts in every mode or in one."""
         n = self.options.samples
-        counts = {m: n for m in self.strategy.ways.values() if every or m.name == "normal"}
+        counts = {m: n for m in self.strategy.ways.values() if only in (None, m.name)}
         here = derive(0, row["id"])
         flow = observe(self.strategy.policy, Task(row["id"]), counts, kind="hidden", seed=here)
         state, drawn = await Driver(self.pipeline.services, seed=here).run(flow)
@@ -165,21 +157,15 @@ class Bench:
             **{key: facts[key] for key in ("mode", "why", "probabilities", "truncated")},
         }
 
-    async def probe(self, name: str, observed: Sequence[Row], held: Sequence[Row], how: Fitting) -> Probe:
-        """A probe; from its file where it is there."""
-        file = self.options.out / f"{name}.probe.json"
-        if not file.exists():
-            kind: Kind = "text" if name == "text" else "hidden"
-            flow = read_reference(self.strategy.policy)
-            reference = await Driver(self.pipeline.services, seed=0).run(flow)
-            modes = tuple(self.strategy.ways.values())
-            state = reference.values if kind == "hidden" else ()
-            signature = Signature(kind, layout(self.strategy.policy, kind), digest(modes), state)
-            ids = {row["id"] for row in held}
-            rest = [_question(row, kind) for row in observed if row["id"] not in ids]
-            validation = [_question(row, kind) for row in observed if row["id"] in ids]
-            save(train(rest, validation, modes, signature, most_tokens=self.most, how=how), file)
-        return load(file)
+    async def probe(self, kind: Kind, observed: Sequence[Row], n_held: int, how: Fitting) -> Probe:
+        """A probe of that kind of features; the first rows validate it."""
+        flow = read_reference(self.strategy.policy)
+        reference = await Driver(self.pipeline.services, seed=0).run(flow)
+        modes = tuple(self.strategy.ways.values())
+        state = reference.values if kind == "hidden" else ()
+        signature = Signature(kind, layout(self.strategy.policy, kind), digest(modes), state)
+        asked = [_question(row, kind) for row in observed]
+        return train(asked[n_held:], asked[:n_held], modes, signature, most_tokens=self.most, how=how)
 
 
 def _question(row: Row, kind: str) -> Question:
@@ -191,70 +177,75 @@ def _question(row: Row, kind: str) -> Question:
 
 
 def report(bench: Bench, tests: dict[str, list[Row]], drafts: list[Row], probes: dict[str, Probe]) -> None:
-    """What the calibration found, and the table of the test questions."""
+    """What the calibration found, and what came of the test questions."""
     about = probes["hidden"].report
-    print(
-        f"\nMax = {bench.most} tokens, {about['questions']} training questions, {len(drafts)} test questions"
-    )
-    print("\n| level | accuracy | entropy |\n|---|---|---|")
+    n = len(drafts)
+    print(f"\nMax = {bench.most} tokens, {about['questions']} training questions, {n} test questions\n")
+    table_head("level", "accuracy", "entropy")
     for level, row in enumerate(about["bins"], 1):
-        print(f"| {level} | {row['accuracy']:.3f} | {row['entropy']:.3f} |")
+        table_row(level, f"{row['accuracy']:.3f}", f"{row['entropy']:.3f}")
     print(f"\nlabels {about['labels']}, thresholds {about['thresholds']}, tau {probes['hidden'].tau}")
     print("\n".join(about["warnings"]))
-    normal, names = tests["normal"], list(bench.strategy.ways)
-    table = dict(tests)
-    frequencies = Counter(row["mode"] for row in tests["probe"])
-    rng = Random(0)
-    drawn = rng.choices(list(frequencies), list(frequencies.values()), k=len(normal))
-    table["a random mode, same shares"] = _picked(tests, drawn)
-    if drafts:
-        said = [probes["text"](row["text"]) for row in drafts]
-        by_text = _picked(tests, [chosen(names, d, probes["text"].tau) for d in said])
-        table["text features, without the draft"] = by_text
-        table["text features, draft counted"] = [
-            {**row, "out": row["out"] + draft["draft"]} for row, draft in zip(by_text, drafts, strict=True)
-        ]
+    normal, ours, names = tests["normal"], tests["probe"], list(bench.strategy.ways)
     best = _oracle(tests, names)
-    table["oracle"] = _picked(tests, best)
-    print(
-        "\n| way | accuracy | tokens out | tokens in | U | out saved | difference in accuracy | truncated |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
-    for name, rows in table.items():
-        gain, low, high = _gain(rows, normal)
-        saved = 1 - _mean(rows, "out") / _mean(normal, "out")
-        worth = fmean(row["right"] - LAMBDA * row["out"] / bench.most for row in rows)
-        print(
-            f"| {name} | {_mean(rows, 'right'):.3f} | {_mean(rows, 'out'):.1f} | {_mean(rows, 'in'):.0f} | "
-            f"{worth:+.3f} | {saved:.1%} | {gain:+.3f} ({low:+.3f} to {high:+.3f}) | "
-            f"{_mean(rows, 'truncated'):.2f} |"
-        )
+    others = _chosen_otherwise(tests, drafts, probes["text"], names)
+    ways({**tests, **others, "oracle": _picked(tests, best)}, bench.most)
     print("\nby level, accuracy and tokens out (normal; probe), share of modes:")
     for level in range(1, LEVELS + 1):
         of = [i for i, row in enumerate(normal) if row["level"] == level]
-        a, b = ([rows[i] for i in of] for rows in (normal, tests["probe"]))
-        modes = Counter(row["mode"] for row in b)
+        a, b = ([rows[i] for i in of] for rows in (normal, ours))
+        shares = dict(Counter(row["mode"] for row in b))
         print(f"{level}: {_mean(a, 'right'):.2f} {_mean(a, 'out'):.1f}; {_mean(b, 'right'):.2f} "
-              f"{_mean(b, 'out'):.1f}; {dict(modes)}")  # fmt: skip
-    print(
-        "\noracle's choice by the probe's, test questions:",
-        confusion(best, [r["mode"] for r in tests["probe"]], names),
-    )
-    print(
-        "fallbacks", fmean(row["why"] != "probe" for row in tests["probe"]), "validation", about["fallbacks"]
-    )
+              f"{_mean(b, 'out'):.1f}; {shares}")  # fmt: skip
+    modes = [row["mode"] for row in ours]
+    print("\noracle's choice by the probe's, test questions:", confusion(best, modes, names))
+    print("fallbacks", fmean(row["why"] != "probe" for row in ours), "validation", about["fallbacks"])
     print("validation: labels by classes", about["confusion"])
     for name, probe in probes.items():
         worths = {key: round(value, 3) for key, value in probe.report["utility"].items()}
         print(f"validation utility, {name}: {worths}, T {probe.temperature:.2f}, tau {probe.tau}")
-    target = _mean(tests["probe"], "out") <= 0.92 * _mean(normal, "out")
-    _, low, _ = _gain(tests["probe"], normal)
-    print(f"8 % fewer tokens: {_met(target)}")
-    print(f"accuracy at worst {low:+.3f}, above -2 points: {_met(low > -0.02)}")
+    print(f"8 % fewer tokens: {met(_mean(ours, 'out') <= 0.92 * _mean(normal, 'out'))}")
+    _, low, _ = _gain(ours, normal)
+    print(f"accuracy at worst {low:+.3f}, above -2 points: {met(low > -0.02)}")
 
 
-def _met(yes: bool) -> str:
-    return "met" if yes else "NOT met"
+def ways(table: dict[str, list[Row]], most_tokens: int) -> None:
+    """The table of ways to choose a mode, beside the mode `normal` always."""
+    normal = table["normal"]
+    print()
+    columns = ("way", "accuracy", "tokens out", "tokens in", "U", "out saved", "difference in accuracy")
+    table_head(*columns, "truncated")
+    for name, rows in table.items():
+        gain, low, high = _gain(rows, normal)
+        saved = 1 - _mean(rows, "out") / _mean(normal, "out")
+        worth = fmean(row["right"] - LAMBDA * row["out"] / most_tokens for row in rows)
+        table_row(
+            name,
+            f"{_mean(rows, 'right'):.3f}",
+            f"{_mean(rows, 'out'):.1f}",
+            f"{_mean(rows, 'in'):.0f}",
+            f"{worth:+.3f}",
+            f"{saved:.1%}",
+            f"{gain:+.3f} ({low:+.3f} to {high:+.3f})",
+            f"{_mean(rows, 'truncated'):.2f}",
+        )
+
+
+def _chosen_otherwise(
+    tests: dict[str, list[Row]], drafts: Sequence[Row], text_probe: Probe, names: Sequence[str]
+) -> dict[str, list[Row]]:
+    """Modes at random, as often as by the probe; and by the probe on features of a text, which is a draft."""
+    frequencies = Counter(row["mode"] for row in tests["probe"])
+    drawn = Random(0).choices(list(frequencies), list(frequencies.values()), k=len(tests["normal"]))
+    by_text = _picked(tests, [chosen(names, text_probe(row["text"]), text_probe.tau) for row in drafts])
+    counted = [
+        {**row, "out": row["out"] + draft["draft"]} for row, draft in zip(by_text, drafts, strict=True)
+    ]
+    return {
+        "a random mode, same shares": _picked(tests, drawn),
+        "text features, without the draft": by_text,
+        "text features, draft counted": counted,
+    }
 
 
 def _picked(tests: dict[str, list[Row]], modes: Sequence[str]) -> list[Row]:
@@ -275,9 +266,9 @@ def _mean(rows: Sequence[Row], key: str) -> float:
     return fmean(row[key] for row in rows)
 
 
-def _gain(rows: Sequence[Row], base: Sequence[Row]) -> tuple[float, float, float]:
+def _gain(rows: Sequence[Row], base: Sequence[Row]) -> Interval:
     """Difference in accuracy on the same questions, with its interval."""
-    return bootstrap([a["right"] - b["right"] for a, b in zip(rows, base, strict=True)])
+    return paired([row["right"] for row in rows], [row["right"] for row in base])
 
 
 if __name__ == "__main__":

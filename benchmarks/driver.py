@@ -24,28 +24,24 @@ figure the least round counts, since others use the machine. Ratios and differen
 repeat; the table has the repeats' median (min to max). The exit code is 1 if any bar is not met.
 """
 
-import argparse
 import asyncio
 import gc
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from arguments import command
 from its_hub_parity import PACKAGE, environment
+from printing import machine, met, spread
 
-import abduce
 from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.journal import Journal
 from abduce.orchestrator.ledger import Budget
@@ -69,13 +65,11 @@ BAR_US, BAR_RATIO, BAR_WIDTH = 20.0, 6.0, 0.45
 
 def main() -> int:
     """Measure, print, judge."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--problems", type=int, default=200)
-    arguments.add_argument("--repeats", type=int, default=9)
-    arguments.add_argument(
-        "--no-its-hub", action="store_true", help="leave its_hub out: nothing is installed"
-    )
-    options = arguments.parse_args()
+    parser = command(__doc__)
+    parser.add_argument("--problems", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--no-its-hub", action="store_true", help="leave its_hub out: nothing is installed")
+    options = parser.parse_args()
     print(setting(options.problems, options.repeats))
     theirs = {} if options.no_its_hub else its_hub(options.problems, options.repeats)
     with tempfile.TemporaryDirectory(prefix="abduce-bench-") as folder:
@@ -362,7 +356,7 @@ class Bar:
 
     def __str__(self) -> str:
         sign = "≥" if self.least else "≤"
-        return f"{self.name:62} {self.figure:8.2f} {sign} {self.limit:<7g} {'met' if self.met else 'NOT met'}"
+        return f"{self.name:62} {self.figure:8.2f} {sign} {self.limit:<7g} {met(self.met)}"
 
 
 def judged(bars: Sequence[Bar]) -> int:
@@ -385,28 +379,14 @@ def cpu_us(run: Coroutine[Any, Any, None]) -> float:
     return asyncio.run(timed()) * 1e6
 
 
-def spread(figures: Iterable[float], form: str) -> str:
-    """Median (min to max)."""
-    found = sorted(figures)
-    return f"{median(found):{form}}  ({found[0]:.{form[-2:]}} to {found[-1]:.{form[-2:]}})"
-
-
 def setting(problems: int, repeats: int) -> str:
     """Where and how."""
-    models = [row.split(":")[1].strip() for row in cpuinfo() if row.startswith("model name")]
-    where = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     return (
-        f"abduce {abduce.__version__}, {where}, {os.cpu_count()} × {models[0] if models else 'CPU'}\n"
+        f"{machine()}\n"
         f"{problems} problems a repeat, in {ROUNDS} rounds; {repeats} repeats after one to warm up: "
         "median (min to max)\n"
         "CPU time of the process; ledger (tokens, calls, seconds), trace and path seeds on"
     )
-
-
-def cpuinfo() -> list[str]:
-    """Lines of /proc/cpuinfo, where there is one."""
-    file = Path("/proc/cpuinfo")
-    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Cases and rounds are those of `driver.py`; the journal is in a file. Bytes are o
 text of the replies. The exit code is 1 if any bar is not met.
 """
 
-import argparse
 import asyncio
 import sys
 import tempfile
@@ -14,7 +13,9 @@ import time
 from pathlib import Path
 from statistics import median
 
-from driver import CASES, JUDGED, QUESTION, ROUNDS, Bar, Script, cpu_us, driven, judged, setting, spread
+from arguments import command
+from driver import CASES, JUDGED, QUESTION, ROUNDS, Bar, Script, cpu_us, driven, judged, setting
+from printing import spread
 
 from abduce.orchestrator.journal import Entry, Journal
 from abduce.orchestrator.trace import JsonLines
@@ -25,10 +26,10 @@ BAR_JOURNAL_US, BAR_BYTES = 20.0, 1024.0
 
 def main() -> int:
     """Measure, print, judge."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--problems", type=int, default=200)
-    arguments.add_argument("--repeats", type=int, default=9)
-    options = arguments.parse_args()
+    parser = command(__doc__)
+    parser.add_argument("--problems", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=9)
+    options = parser.parse_args()
     print(setting(options.problems, options.repeats))
     with tempfile.TemporaryDirectory(prefix="abduce-bench-") as folder:
         return judged(journal(Path(folder), options.problems, options.repeats))

@@ -1,5 +1,5 @@
-"""Engram trained small on English text: with and without at equal parameters and steps; its addresses; its
-table in host memory.
+"""What does a table of n-grams (Engram) bring at equal parameters, are its addresses as good as chance, and
+what does it wait for from the host?
 
     python benchmarks/engram.py [train] [hash] [host] [--seeds 3] [--steps 300] [--tokenizer FOLDER]
                                 [--device cuda]
@@ -14,26 +14,25 @@ parts, or to both.
     hash    distinct n-grams and rows with and without compression, collisions, pairs that share all rows
     host    a table in host memory: rows kept on the device and hits, bit equality, waits, tokens a second
 
-Needs torch, numpy and tokenizers.
+Needs torch and tokenizers.
 """
 
-import argparse
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
 import torch
+from arguments import checked, command
+from gpu.engram import forms, zipf
+from printing import met
 from torch import nn
 from torch.nn import functional as F
+from training import step
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from abduce.serving.kernels.engram import hash_rows, layouts, lookup, predecessors, reference, token_map
+from abduce.serving.kernels.engram import hash_rows, layouts, predecessors, reference, token_map
 from abduce.serving.kernels.engram.host_table import HostTable
 from abduce.serving.kernels.engram.module import INIT, Addresses, Engram
 
@@ -181,11 +180,7 @@ def trained(plan: Plan, corpus: Text, steps: int, seed: int, peak: float = 3e-3)
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: min(1, (s + 1) / 20) * (1 - s / steps))
     for window in batches(corpus.train, steps, seed):
         loss = F.cross_entropy(model(window[:, :-1]).flatten(0, 1), window[:, 1:].flatten())
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        rate.step()
+        step(model, loss, optimiser, rate)
     model.eval()
     with torch.no_grad():
         windows = corpus.held_out[: len(corpus.held_out) // (CONTEXT + 1) * (CONTEXT + 1)]
@@ -237,16 +232,16 @@ def train(corpus: Text, steps: int, seeds: int) -> None:
     shares = list(base)[:6]
     without, mean = base[shares[0]], {name: statistics.mean(base[name]) for name in shares}
     with_it = all(x < y for x, y in zip(base[shares[4]], without, strict=True))
-    met(f"with {shares[4]}, below without it at each seed", with_it)
+    judged(f"with {shares[4]}, below without it at each seed", with_it)
     best_at = min(shares, key=mean.__getitem__)
     rising = [mean[name] for name in shares[: shares.index(best_at) + 1]]
-    met(f"falls up to {best_at}, and not after", rising == sorted(rising, reverse=True))
+    judged(f"falls up to {best_at}, and not after", rising == sorted(rising, reverse=True))
     show_gates(kept, corpus)
 
 
-def met(bar: str, is_met: bool) -> None:
+def judged(bar: str, held: bool) -> None:
     """One line for a bar."""
-    print(f"  {bar}: {'met' if is_met else 'NOT met'}")
+    print(f"  {bar}: {met(held)}")
 
 
 def gates(model: Model, corpus: Text) -> tuple[torch.Tensor, torch.Tensor]:
@@ -280,7 +275,7 @@ def show_gates(model: Model, corpus: Text) -> None:
         f"\ngates: {one.mean():.3f} at the last of {len(one)} frequent words of three tokens or more, "
         f"{other.mean():.3f} elsewhere; difference {one.mean() - other.mean():+.3f} ± {1.96 * spread:.3f}"
     )
-    met("higher there", bool(one.mean() - other.mean() > 1.96 * spread))
+    judged("higher there", bool(one.mean() - other.mean() > 1.96 * spread))
 
 
 # ---------------------------------------------------------------- addresses
@@ -340,10 +335,8 @@ def host(corpus: Text, device: torch.device) -> None:
     near = predecessors(compressed[corpus.train], [len(corpus.train)], 3, PAD)
     traces = {"this text's n-grams": hash_rows(near, layout).split(256)}
     size = layout.n_rows
-    p = 1 / torch.arange(1, size + 1, dtype=torch.float64)
     for power in (1.0, 1.2):
-        drawn = torch.multinomial(p**power, 200 * 4096, True, generator=torch.Generator().manual_seed(0))
-        traces[f"Zipf, exponent {power}"] = drawn.view(200, 256, 16).unbind()
+        traces[f"Zipf, exponent {power}"] = zipf(size, 200 * 256, power).split(256)
     table = torch.randn(size, 80, generator=torch.Generator().manual_seed(0)).bfloat16()
     print(f"{size:,} rows of 160 bytes; steps of 256 tokens, 16 rows each; the first tenth warms up")
     for name, trace in traces.items():
@@ -368,34 +361,23 @@ def waits(table: torch.Tensor, trace: Sequence[torch.Tensor], device: torch.devi
     same memory: what is measured there is that the fetch runs beside the layers."""
     d = 4096 if device.type == "cuda" else 256
     x, w, back = (torch.randn(*shape, device=device) for shape in ((256, d), (4, d, 4 * d), (4, 4 * d, d)))
-    forms: dict[str, Any] = {
-        "device": table.to(device),
-        "fetched in the layer": HostTable(table, device=device),
-        "prefetched": HostTable(table, device=device),
-        "prefetched, 5 % kept": HostTable(table, device=device, n_kept=len(table) // 20),
-    }
-    if device.type == "cuda":
-        forms["read over the bus"] = table.pin_memory()
-    print(f"{'form':26} tokens/s   wait, share of a step")
-    for name, held in forms.items():
+    print(f"{'table':26} tokens/s   wait, share of a step")
+    for name, form in forms(table.to(device)).items():
         begun, n = 0.0, 0
         for i, rows in enumerate(trace[:50]):
             if i == 10:  # what was before warms up
                 settle(device)
                 begun, n = time.perf_counter(), 0
-                if isinstance(held, HostTable):
-                    held.counts.wait_s = 0.0
-            ticket = held.prefetch(rows) if name.startswith("pre") else None
+                if form.table is not None:
+                    form.table.counts.wait_s = 0.0
+            ticket = form.begin(rows)
             for a, b in zip(w, back, strict=True):
                 x = torch.tanh(x @ a) @ b / d
-            if isinstance(held, HostTable):
-                held.take(ticket or held.prefetch(rows))
-            else:
-                lookup(held, rows.to(device))
+            form.end(ticket)
             n += len(rows)
         settle(device)
         took = time.perf_counter() - begun
-        told = f"{held.counts.wait_s / took:.1%}" if isinstance(held, HostTable) else ""
+        told = f"{form.table.counts.wait_s / took:.1%}" if form.table is not None else ""
         print(f"{name:26} {n / took:8,.0f}   {told}")
 
 
@@ -407,21 +389,23 @@ def settle(device: torch.device) -> None:
 
 def main() -> None:
     """What is asked for; all of it by default."""
-    parser = argparse.ArgumentParser(description="Engram trained small")
-    parser.add_argument("parts", nargs="*", default=["train", "hash", "host"])
+    parser = command(__doc__)
+    known = ("train", "hash", "host")
+    parser.add_argument("parts", nargs="*", default=known)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--tokenizer", help="a Hugging Face folder whose compression is told as well")
     parser.add_argument("--device", default="cpu", help="where `host` brings the rows")
-    told = parser.parse_args()
+    options = parser.parse_args()
+    parts = checked(parser, options.parts, known)
     torch.set_num_threads(1)
     corpus = text()
-    if "train" in told.parts:
-        train(corpus, told.steps, told.seeds)
-    if "hash" in told.parts:
-        hashes(corpus, told.tokenizer)
-    if "host" in told.parts:
-        host(corpus, torch.device(told.device))
+    if "train" in parts:
+        train(corpus, options.steps, options.seeds)
+    if "hash" in parts:
+        hashes(corpus, options.tokenizer)
+    if "host" in parts:
+        host(corpus, torch.device(options.device))
 
 
 if __name__ == "__main__":

@@ -11,16 +11,15 @@ the text learnt from and where it was not. Without the gate the part of the proj
 idle. Needs torch, numpy and tokenizers.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import command, keeps_rows
 
-from engram import CONTEXT, Model, Plan, Text, gates, met, text, trained  # isort: skip
+from engram import CONTEXT, Model, Plan, Text, gates, judged, text, trained  # isort: skip
 from rows import Rows
 
 T_5 = 2.571  # Student's t, 97.5 %, for six seeds
@@ -86,7 +85,7 @@ def judge(run: Callable[[float, bool, float, int], dict[str, Any]]) -> None:
             print(f"  {name:8} {statistics.mean(found):.4f}   seeds {shown}")
         mean, half = interval(*losses)
         print(f"  gate - no gate {mean:+.4f} ± {half:.4f}")
-        met("without the gate it is worse", mean + half < 0)
+        judged("without the gate it is worse", mean + half < 0)
         for one, other, name in (
             ("last", "other", "ends of frequent words"),
             ("seen", "new", "known trigrams"),
@@ -102,13 +101,11 @@ def judge(run: Callable[[float, bool, float, int], dict[str, Any]]) -> None:
 
 def main() -> None:
     """All of it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", type=Path, help="a file that keeps each run, and is gone on with")
-    told = parser.parse_args()
+    parser = command(__doc__)
+    keeps_rows(parser)
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    judge(partial(outcome, Rows(told.rows), text()))
+    judge(partial(outcome, options.rows, text()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A small llama with Engram tables, trained on Python's reference, saved, and asked for from a server.
+"""Does a server say what a plain recomputation says, with a model that has Engram tables? One trained here.
 
     python benchmarks/engram_serving.py FOLDER [--steps 300]      train, save the folder
     abduce engine FOLDER --flags='--chunked-prefill-size 64'      serve it
@@ -11,20 +11,17 @@ when all of the text, or its first half, was in the server's prefix cache, again
 Needs torch, transformers and tokenizers.
 """
 
-import argparse
 import json
 import random
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-import torch
-from torch.nn import functional as F
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import engram as small
+import torch
+from arguments import command
+from torch.nn import functional as F
+from training import step
 
 from abduce.serving.transformers import engram
 
@@ -66,11 +63,7 @@ def train(folder: Path, steps: int) -> None:
     for window in small.batches(corpus.train, steps, 0):
         logits = model(window[:, :-1], use_cache=False).logits
         loss = F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        rate.step()
+        step(model, loss, optimiser, rate)
     model.eval()
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {table[0].numel():,} in the table")
     print(f"held-out loss {held_out(model, corpus):.3f} nats a token", end="")
@@ -140,16 +133,16 @@ def compare(folder: Path, url: str) -> None:
 
 def main() -> None:
     """Train, or compare."""
-    parser = argparse.ArgumentParser(description="Engram served")
+    parser = command(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--url")
-    told = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    if told.url:
-        compare(told.folder, told.url)
+    if options.url:
+        compare(options.folder, options.url)
     else:
-        train(told.folder, told.steps)
+        train(options.folder, options.steps)
 
 
 if __name__ == "__main__":

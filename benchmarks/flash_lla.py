@@ -1,4 +1,4 @@
-"""Local linear attention beside softmax and linear attention, on tasks made here.
+"""Does local linear attention beat softmax and linear attention on streams and tracking, and how fast is it?
 
     python benchmarks/flash_lla.py regression [--streams 16]
     python benchmarks/flash_lla.py tracking [--steps 400] [--seeds 3]
@@ -22,17 +22,18 @@ each row's residual is 1e-6 of the first. Needs torch.
 
 import argparse
 import itertools
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
+from arguments import command
+from intervals import Interval, resampled
+from printing import table_head, table_row
 from torch import nn
 from torch.nn import functional as F
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from training import step
 
 from abduce.serving.kernels.flash_lla import reference
 from abduce.serving.kernels.flash_lla.module import LocalLinearAttention
@@ -142,22 +143,25 @@ def tuned(
     return min(settings, key=lambda setting: float(errors(predict, data, setting).mean()))
 
 
-def ratio_interval(ours: Tensor, theirs: Tensor) -> tuple[float, float, float]:
+def ratio_interval(ours: Tensor, theirs: Tensor) -> Interval:
     """theirs / ours, of means over streams, with a 95 % bootstrap interval."""
-    at = torch.randint(0, len(ours), (4000, len(ours)), generator=generator(0))
-    ratios = theirs[at].mean(1) / ours[at].mean(1)
-    low, high = torch.quantile(ratios, torch.tensor([0.025, 0.975])).tolist()
-    return float(theirs.mean() / ours.mean()), low, high
+
+    def ratio(pairs: Sequence[tuple[float, float]]) -> float:
+        mine, other = (fmean(column) for column in zip(*pairs, strict=True))
+        return other / mine
+
+    pairs = list(zip(ours.tolist(), theirs.tolist(), strict=True))
+    return ratio(pairs), *resampled(pairs, ratio)
 
 
-def regression(told: argparse.Namespace) -> None:
+def regression(options: argparse.Namespace) -> None:
     """A table for each d."""
     for d, mixed in ((8, False), (16, False), (32, False), (16, True)):
-        train, test = streams(6, d, mixed, seed=1), streams(told.streams, d, mixed, seed=2)
+        train, test = streams(6, d, mixed, seed=1), streams(options.streams, d, mixed, seed=2)
         order = "mixed" if mixed else "in segments"
-        print(f"\nd = {d}, {order}, {told.streams} streams of {LENGTH}; error / variance")
-        print("| method | setting | segment 1 | 2 to 4 | 5 to 8 | quarter 1 | quarter 4 | × LLA, 2 to 8 |")
-        print("|---|---|---|---|---|---|---|---|")
+        print(f"\nd = {d}, {order}, {options.streams} streams of {LENGTH}; error / variance")
+        columns = ("method", "setting", "segment 1", "2 to 4", "5 to 8", "quarter 1", "quarter 4")
+        table_head(*columns, "× LLA, 2 to 8")
         for name, (predict, grid) in METHODS.items():
             setting = tuned(predict, grid, train)
             e = F.pad(errors(predict, test, setting), (1, 0), value=1.0).unflatten(1, (-1, SEGMENT))
@@ -175,7 +179,7 @@ def regression(told: argparse.Namespace) -> None:
             cells = [name, ", ".join(f"{key} {value:g}" for key, value in setting.items())]
             cells += [f"{float(part.mean()):.3f}" for part in figures]
             cells += ["1" if name == "LLA" else f"{times:.2f} ({low:.2f} – {high:.2f})"]
-            print(f"| {' | '.join(cells)} |", flush=True)
+            table_row(*cells)
 
 
 # ---------------------------------------------------------------- trained models
@@ -258,34 +262,30 @@ def trained(model: Model, steps: int, seed: int) -> tuple[float, float]:
     for _ in range(steps):
         ids, should = tracking_batch(64, g)
         loss = F.cross_entropy(model(ids).flatten(0, 1), should.flatten())
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        rate.step()
+        step(model, loss, optimiser, rate)
     with torch.inference_mode():
         ids, should = tracking_batch(512, generator(10_000))
         right = (model(ids).argmax(-1) == should).float().mean()
     return float(right), time.process_time() - begun
 
 
-def tracking(told: argparse.Namespace) -> None:
+def tracking(options: argparse.Namespace) -> None:
     """State tracking: accuracy of each kind and seed."""
     print(f"{N_MOVES} permutations of three things, two layers; by chance {1 / 6:.3f}")
-    print(f"{told.steps} steps of 64 sequences, width 32, 2 heads; ridge begins at 1")
+    print(f"{options.steps} steps of 64 sequences, width 32, 2 heads; ridge begins at 1")
     for kind in ("softmax", "linear", "LLA"):
         right, seconds, ridges = [], 0.0, ""
-        for seed in range(told.seeds):
+        for seed in range(options.seeds):
             torch.manual_seed(seed)
             model = Model(kind, 6, N_MOVES, n_layers=2)
-            accuracy, taken = trained(model, told.steps, seed)
+            accuracy, taken = trained(model, options.steps, seed)
             right.append(accuracy)
             seconds, ridges = seconds + taken, model.ridges()
         shown = " ".join(f"{accuracy:.3f}" for accuracy in right)
         mean = sum(right) / len(right)
         learnt = f"   λ of the last: {ridges}" if ridges else ""
         print(
-            f"{kind:8} mean {mean:.3f}   seeds {shown}   {seconds / told.seeds:.0f} CPU s each{learnt}",
+            f"{kind:8} mean {mean:.3f}   seeds {shown}   {seconds / options.seeds:.0f} CPU s each{learnt}",
             flush=True,
         )
 
@@ -293,16 +293,13 @@ def tracking(told: argparse.Namespace) -> None:
 # ---------------------------------------------------------------- the solver
 
 
-def solver(told: argparse.Namespace) -> None:
+def solver(options: argparse.Namespace) -> None:
     """The error curve, the worst of the seeds."""
     n, counts = 512, (4, 8, 16, 32)
-    print(
-        "| d | λ | " + " | ".join(f"{count} iterations" for count in counts) + " | until 1e-6: mean, most |"
-    )
-    print("|---|---|" + "---|" * (len(counts) + 1))
+    table_head("d", "λ", *(f"{count} iterations" for count in counts), "until 1e-6: mean, most")
     for d, lam in itertools.product((64, 128), (0.1, 1.0, 10.0)):
         worst, taken = dict.fromkeys(counts, 0.0), []
-        for seed in range(told.seeds):
+        for seed in range(options.seeds):
             g = generator(seed)
             q, k, v = (torch.randn(1, n, 1, d, generator=g, dtype=torch.float64) for _ in range(3))
             ridge, scale = torch.tensor([lam], dtype=torch.float64), d**-0.5
@@ -317,24 +314,22 @@ def solver(told: argparse.Namespace) -> None:
             right = mean - q[0, :, 0]
             taken.append(reference.conjugate_gradient(p, k[0, :, 0], mean, ridge, right, 200)[1])
         rows = torch.cat(taken)
-        cells = " | ".join(f"{worst[count]:.0e}" for count in counts)
-        print(f"| {d} | {lam:g} | {cells} | {float(rows.mean()):.1f}, {int(rows.max())} |", flush=True)
+        cells = (f"{worst[count]:.0e}" for count in counts)
+        table_row(d, f"{lam:g}", *cells, f"{float(rows.mean()):.1f}, {int(rows.max())}")
 
 
 def main() -> None:
     """Run one part."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command(__doc__)
     parts = {"regression": regression, "tracking": tracking, "solver": solver}
     parser.add_argument("part", choices=parts)
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
-    told = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread")
-    parts[told.part](told)
+    parts[options.part](options)
 
 
 if __name__ == "__main__":

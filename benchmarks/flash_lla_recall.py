@@ -1,5 +1,5 @@
-"""Associative recall by one attention layer, with one tuning budget for local linear, softmax and linear
-attention.
+"""Does one layer of local linear attention recall at least as much as softmax and linear attention, each
+tuned alike?
 
     python benchmarks/flash_lla_recall.py [wide] [narrow] [many] [--seeds 4|8] [--rows FILE]
 
@@ -18,24 +18,21 @@ answered rightly in less than half of the places they are asked in. Differences 
 intervals of Student's t. Needs torch.
 """
 
-import argparse
 import itertools
 import math
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import checked, command, keeps_rows
+from printing import met
+from rows import Rows
 from torch import nn
 from torch.nn import functional as F
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from rows import Rows
+from training import step
 
 from abduce.serving.kernels.flash_lla import flash_lla
 from abduce.serving.kernels.flash_lla.module import LocalLinearAttention
@@ -137,11 +134,7 @@ def trained(
     for _ in range(task.steps):
         ids, should = batch(BATCH, task.n_keys, g)
         loss = F.cross_entropy(model(ids).flatten(0, 1), should.flatten())
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        plan.step()
+        step(model, loss, optimiser, plan)
     with torch.inference_mode():
         ids, should = batch(512, task.n_keys, torch.Generator().manual_seed(judged_by))
         logits = model(ids)
@@ -211,7 +204,7 @@ def judge(rows: Rows, name: str, n_seeds: int) -> None:
         shown, spread = difference(lost[one], lost[other])
         print(f"{one} - {other}: accuracy {mean:+.4f} ± {half:.4f}, loss {shown:+.4f} ± {spread:.4f}")
         doubt = ", but the interval holds 0" if abs(mean) <= half else ""
-        print(f"  {one} ≥ {other}: {'met' if mean >= 0 else 'NOT met'}{doubt}")
+        print(f"  {one} ≥ {other}: {met(mean >= 0)}{doubt}")
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
@@ -224,21 +217,16 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, f
 
 def main() -> None:
     """The tasks asked for, or all."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command(__doc__)
     parser.add_argument("tasks", nargs="*", default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=4, choices=T, help="how many judge what was chosen")
-    parser.add_argument("--rows", type=Path, help="a file that keeps each run, and is gone on with")
-    told = parser.parse_args()
-    for name in told.tasks:
-        if name not in TASKS:
-            parser.error(f"no task {name!r}. Known: {', '.join(TASKS)}")
+    keeps_rows(parser)
+    options = parser.parse_args()
+    tasks = checked(parser, options.tasks, TASKS)
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread")
-    rows = Rows(told.rows)
-    for name in told.tasks:
-        judge(rows, name, told.seeds)
+    for name in tasks:
+        judge(options.rows, name, options.seeds)
 
 
 if __name__ == "__main__":

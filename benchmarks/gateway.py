@@ -21,7 +21,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import signal
 import socket
 import subprocess
@@ -33,13 +32,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import aiohttp
 from aiohttp import web
+from arguments import command
 from its_hub_parity import PACKAGE, environment
+from printing import machine, met
 
-import abduce
 from abduce.orchestrator.gateway.app import Gateway
 from abduce.orchestrator.gateway.served import Served
 from abduce.orchestrator.solve import build
@@ -73,15 +71,14 @@ pipeline:
 
 def main() -> int:
     """Measure, print, judge."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command(__doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--load-s", type=float, default=60.0, help="of the 64 clients")
     parser.add_argument("--no-its-hub", action="store_true", help="leave its_hub out: nothing is installed")
     options = parser.parse_args()
-    print(f"abduce {abduce.__version__}, Python {platform.python_version()}, aiohttp {aiohttp.__version__}, "
-          f"{os.cpu_count()} cores; {CONNECTIONS} connections, {options.seconds:g} s, "
-          f"{options.repeats} repeats")  # fmt: skip
+    print(f"{machine()}, aiohttp {aiohttp.__version__}; {CONNECTIONS} connections, "
+          f"{options.seconds:g} s, {options.repeats} repeats")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         good = throughput(Path(folder), options)
         good &= asyncio.run(first_event())
@@ -109,8 +106,8 @@ def throughput(folder: Path, options: argparse.Namespace) -> bool:
         servers["its_hub"] = ([str(python), str(HERE / "its_hub_gateway.py")], [], "one-sample")
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
     for _ in range(options.repeats):
-        for name, (command, rest, model) in servers.items():
-            with serving(command, rest) as (port, pid):
+        for name, (words, rest, model) in servers.items():
+            with serving(words, rest) as (port, pid):
                 rate = asyncio.run(rate_of(port, {**ASKED, "model": model}, options.seconds, pid))
             found[name].append(rate)
     for name, rates in found.items():
@@ -301,10 +298,10 @@ def written(folder: Path, name: str, text: str) -> str:
     return str(folder / name)
 
 
-def judged(bar: str, met: bool) -> bool:
+def judged(bar: str, held: bool) -> bool:
     """Print whether a bar is met."""
-    print(f"{'met' if met else 'NOT MET':8} {bar}")
-    return met
+    print(f"{met(held):8} {bar}")
+    return held
 
 
 if __name__ == "__main__":

@@ -22,6 +22,10 @@ from itertools import pairwise
 from statistics import fmean, mean
 from typing import Any, Literal
 
+from glimp_tasks import Asked, Shots
+from intervals import Interval, bootstrap
+from rows import Rows
+
 from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.evaluate import wilson
 from abduce.orchestrator.judge import same_answer
@@ -33,9 +37,6 @@ from abduce.strategies.base import State, Step
 from abduce.strategies.glimp_router import GlimpRouter, entropy
 from abduce.strategies.policy import StepPolicy
 from abduce.strategies.routes import RoutedStep, Writer
-from benchmarks.glimp_tasks import Asked, Shots
-from benchmarks.intervals import bootstrap
-from benchmarks.rows import Rows
 
 Signal = Literal["chance", "glimpse", "mean", "judge"]
 
@@ -281,7 +282,7 @@ def rights(runs: Sequence[Sequence[Bill]]) -> list[float]:
     return [fmean(column) for column in zip(*map(right, runs), strict=True)]
 
 
-def accuracy(runs: Sequence[Sequence[Bill]]) -> tuple[float, float, float]:
+def accuracy(runs: Sequence[Sequence[Bill]]) -> Interval:
     """Share of right answers and its 95 % interval: Wilson's of one run, of several by bootstrap over
     problems, since runs of one problem are not independent."""
     each = rights(runs)
@@ -306,8 +307,3 @@ def at(points: Points, cost: float) -> list[float]:
             w = (cost - low) / (high - low)
             return [(1 - w) * x + w * y for x, y in zip(before, after, strict=True)]
     return points[0][1] if cost < points[0][0] else points[-1][1]
-
-
-def gain(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
-    """Mean difference on the same problems, with its 95 % bootstrap interval."""
-    return bootstrap([x - y for x, y in zip(ours, theirs, strict=True)])

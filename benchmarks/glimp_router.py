@@ -25,7 +25,6 @@ to go on with.
 With one model steps are drawn at temperature 0.6, and agreement is between two samples of it.
 """
 
-import argparse
 import asyncio
 import json
 import math
@@ -38,9 +37,13 @@ from pathlib import Path
 from statistics import fmean, mean, quantiles
 from typing import Any
 
+import glimp_pair as pairs
+from arguments import command, keeps_rows
+from glimp_pair import Bill, Pair, Points, Run, Signal, Way, at, rate_of, right, written
+from glimp_tasks import MADE, Asked, problems
+from intervals import Interval, paired, resampled, told
+from printing import met
 from scipy.stats import linregress, spearmanr
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.services import Services
@@ -54,10 +57,6 @@ from abduce.strategies.base import State, Step, Task
 from abduce.strategies.glimp_router import GlimpRouter, entropy, threshold
 from abduce.strategies.policy import StepPolicy
 from abduce.strategies.routes import RoutedStep, tally
-from benchmarks import glimp_pair as pairs
-from benchmarks.glimp_pair import Bill, Pair, Points, Run, Signal, Way, at, gain, rate_of, right, written
-from benchmarks.glimp_tasks import MADE, Asked, problems
-from benchmarks.rows import Rows
 
 SIGNALS: tuple[Signal, ...] = ("glimpse", "chance", "mean", "judge")
 RATES: dict[Signal, tuple[float, ...]] = {
@@ -79,58 +78,57 @@ INNER = StepPolicy(prompt="cot", delimiter="\n", max_steps=12, sampling=Sampling
 
 def main() -> int:
     """Measure two models, or one in both parts."""
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("--steps", type=int, default=300)
-    arguments.add_argument("--small", default="embedded", help="engine of the small model")
-    arguments.add_argument("--large", default="", help="engine of the large model")
-    arguments.add_argument("--task", default="words", help=f"{', '.join(MADE)}, or a file of problems")
-    arguments.add_argument("--shots", type=Path, help="JSON list of [question, solution]")
-    arguments.add_argument("--chat", action="store_true", help="for models that follow instructions")
-    arguments.add_argument("--max-tokens", type=int, default=60, help="of a step")
-    arguments.add_argument("--routed", type=int, default=100, help="problems to solve each way; 0: none")
-    arguments.add_argument("--ratio", type=float, default=2.0, help="how much faster the small model writes")
-    arguments.add_argument("--prefill", type=float, default=0.1, help="cost of a read token, in written ones")
-    arguments.add_argument("--no-judge", action="store_true", help="the large engine scores no given text")
-    arguments.add_argument("--parallel", type=int, default=4)
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--rows", type=Path, help="file that keeps the replies")
-    chosen = arguments.parse_args()
-    given = {name for name, value in vars(chosen).items() if value != arguments.get_default(name)}
-    if not chosen.large and (idle := sorted(given - {"steps", "large"})):
+    parser = command(__doc__)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--small", default="embedded", help="engine of the small model")
+    parser.add_argument("--large", default="", help="engine of the large model")
+    parser.add_argument("--task", default="words", help=f"{', '.join(MADE)}, or a file of problems")
+    parser.add_argument("--shots", type=Path, help="JSON list of [question, solution]")
+    parser.add_argument("--chat", action="store_true", help="for models that follow instructions")
+    parser.add_argument("--max-tokens", type=int, default=60, help="of a step")
+    parser.add_argument("--routed", type=int, default=100, help="problems to solve each way; 0: none")
+    parser.add_argument("--ratio", type=float, default=2.0, help="how much faster the small model writes")
+    parser.add_argument("--prefill", type=float, default=0.1, help="cost of a read token, in written ones")
+    parser.add_argument("--no-judge", action="store_true", help="the large engine scores no given text")
+    parser.add_argument("--parallel", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    keeps_rows(parser)
+    options = parser.parse_args()
+    given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
+    if not options.large and (idle := sorted(given - {"steps", "large"})):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
-        arguments.error(f"{names}: for two models only. Write --large SPEC as well.")
+        parser.error(f"{names}: for two models only. Write --large SPEC as well.")
     try:
-        return asyncio.run(two_models(chosen) if chosen.large else one_model(chosen.steps))
+        return asyncio.run(two_models(options) if options.large else one_model(options.steps))
     except UsageError as error:
-        arguments.error(str(error))
+        parser.error(str(error))
 
 
 # ---------------------------------------------------------------- two models
 
 
-async def two_models(chosen: Any) -> int:
+async def two_models(options: Any) -> int:
     """All points, on one task."""
-    shots, asked = problems(chosen.task, chosen.steps + chosen.routed, chosen.seed)
-    if chosen.shots:
-        shots = tuple((question, solution) for question, solution in json.loads(chosen.shots.read_text()))
-    test, rest = asked[: chosen.routed], asked[chosen.routed :]
+    shots, asked = problems(options.task, options.steps + options.routed, options.seed)
+    if options.shots:
+        shots = tuple((question, solution) for question, solution in json.loads(options.shots.read_text()))
+    test, rest = asked[: options.routed], asked[options.routed :]
     if not rest:
         raise UsageError(
-            f"{chosen.task} has {len(asked)} problems: --routed {chosen.routed} leaves none to take "
+            f"{options.task} has {len(asked)} problems: --routed {options.routed} leaves none to take "
             "thresholds from. Write a lower number."
         )
-    policy = pairs.inner(shots, chat=chosen.chat, max_tokens=chosen.max_tokens)
-    pair = Pair(policy, {"small": chosen.small, "large": chosen.large}, Rows(chosen.rows))
-    engines = {"policy": engine(chosen.small), "large": engine(chosen.large)}
-    run = Run(engines, pair, GlimpRouter(policy=policy), chosen.parallel)
-    print(f"small: {chosen.small}, large: {chosen.large}, task: {chosen.task}, seed {chosen.seed}, greedy")
+    policy = pairs.inner(shots, chat=options.chat, max_tokens=options.max_tokens)
+    pair = Pair(policy, {"small": options.small, "large": options.large}, options.rows)
+    engines = {"policy": engine(options.small), "large": engine(options.large)}
+    run = Run(engines, pair, GlimpRouter(policy=policy), options.parallel)
+    models = f"small: {options.small}, large: {options.large}"
+    print(f"{models}, task: {options.task}, seed {options.seed}, greedy")
     try:
-        steps = await steps_of(run, rest, chosen.steps, judged=bool(test) and not chosen.no_judge)
+        steps = await steps_of(run, rest, options.steps, judged=bool(test) and not options.no_judge)
         told_of_steps(steps)
         if test:
-            await routing(run, test, steps, chosen)
+            await routing(run, test, steps, options)
             await pairs.parity(run, test[:10], threshold([row["glimpse"] for row in steps], RATE))
     finally:
         for each in engines.values():
@@ -194,25 +192,22 @@ def told_of_steps(steps: Sequence[dict[str, Any]]) -> None:
         print(f"   without steps that state an answer: {told(found)} in words, {len(inside)} steps")
 
 
-def spearman(
-    problem: Sequence[int], x: Sequence[float], y: Sequence[float], draws: int = 1000
-) -> tuple[float, float, float]:
+def spearman(problem: Sequence[int], x: Sequence[float], y: Sequence[float]) -> Interval:
     """ρ of steps, and its 95 % bootstrap interval. `problem` is each step's: these are drawn, since steps of
     one are not independent. Draws whose x or y are all equal have no ρ and are left out."""
     of: dict[int, list[int]] = {}
     for i, number in enumerate(problem):
         of.setdefault(number, []).append(i)
-    rng, groups, found = random.Random(0), list(of.values()), []
-    for _ in range(draws):
-        drawn = [i for group in rng.choices(groups, k=len(groups)) for i in group]
-        ours, theirs = [x[i] for i in drawn], [y[i] for i in drawn]
-        if len(set(ours)) > 1 and len(set(theirs)) > 1:
-            found.append(float(spearmanr(ours, theirs).statistic))
-    if not found:
-        return math.nan, math.nan, math.nan
-    found.sort()
-    cut = int(0.025 * len(found))
-    return float(spearmanr(x, y).statistic), found[cut], found[-1 - cut]
+
+    def rho(drawn: Sequence[Sequence[int]]) -> float:
+        steps = [i for group in drawn for i in group]
+        ours, theirs = [x[i] for i in steps], [y[i] for i in steps]
+        if len(set(ours)) == 1 or len(set(theirs)) == 1:
+            return math.nan
+        return float(spearmanr(ours, theirs).statistic)
+
+    groups = list(of.values())
+    return rho(groups), *resampled(groups, rho, draws=1000)
 
 
 # ---------------------------------------------------------------- routing
@@ -222,18 +217,18 @@ Bills = dict[tuple[Signal, float], list[list[Bill]]]  # of a signal at a rate, f
 Cost = Callable[[Sequence[Bill]], float]
 
 
-async def routing(run: Run, test: Sequence[Asked], steps: Sequence[dict[str, Any]], chosen: Any) -> None:
+async def routing(run: Run, test: Sequence[Asked], steps: Sequence[dict[str, Any]], options: Any) -> None:
     """Points 9 and 10."""
 
     def latency(bills: Sequence[Bill]) -> float:
-        return fmean(bill.latency(chosen.ratio, chosen.prefill) for bill in bills)
+        return fmean(bill.latency(options.ratio, options.prefill) for bill in bills)
 
-    ways = all_ways(steps, SIGNALS[: 3 if chosen.no_judge else 4])
+    ways = all_ways(steps, SIGNALS[: 3 if options.no_judge else 4])
     drawn = iter(await run.bills(test, [way for group in ways.values() for way in group]))
     bills: Bills = {name: [next(drawn) for _ in group] for name, group in ways.items()}
     [large] = bills[LARGE]
     print(f"\n{len(test)} other problems. Latency in tokens that large writes, and as a share of its own;")
-    print(f"small is {chosen.ratio:g} times as fast, a token read costs {chosen.prefill:g} of one written")
+    print(f"small is {options.ratio:g} times as fast, a token read costs {options.prefill:g} of one written")
     for (signal, rate), runs in bills.items():
         each = [bill for one in runs for bill in one]
         name = {0.0: "small alone", 1.0: "large alone"}.get(rate, f"{signal} {rate:.2f}")
@@ -267,17 +262,17 @@ def verdicts(bills: Bills, latency: Cost) -> None:
     def large_tokens(each: Sequence[Bill]) -> float:
         return written(each, "large")
 
-    found = gain(right(large), right(small))
+    found = paired(right(large), right(small))
     print(f"large − small: {told(found)}")
     if found[1] <= 0:
         print("   large is not shown to be better: what 9 says of accuracy means nothing")
-    found = gain(right(routed), right(large))
+    found = paired(right(routed), right(large))
     print(f"9  accuracy − large alone: {told(found)}: {met(found[1] > -MARGIN)}")
     print(f"9  latency at most 0.8 of large alone: {met(latency(routed) <= 0.8 * latency(large))}")
     ends: Points = [(0.0, right(small)), (large_tokens(large), right(large))]
     others: tuple[Signal, ...] = ("chance", "mean")
     for signal in others:
-        found = gain(right(routed), at(curve(bills, signal, large_tokens) + ends, large_tokens(routed)))
+        found = paired(right(routed), at(curve(bills, signal, large_tokens) + ends, large_tokens(routed)))
         print(f"9  accuracy − {signal} at equal tokens of large: {told(found)}: {met(found[1] > 0)}")
     line = [(0.0, latency(small)), (1.0, latency(large))]
     line += [(rate_of(each), latency(each)) for rate in RATES["glimpse"] for each in bills["glimpse", rate]]
@@ -285,7 +280,7 @@ def verdicts(bills: Bills, latency: Cost) -> None:
     print(f"10 latency against the rate: slope {fit.slope:+.1f}, r² {fit.rvalue**2:.3f}: ", end="")
     print(met(fit.slope > 0 and fit.rvalue**2 >= 0.9))
     if points := curve(bills, "judge", latency):
-        found = gain(right(routed), at(points, latency(routed)))
+        found = paired(right(routed), at(points, latency(routed)))
         least = min(cost for cost, _ in points)
         print(f"10 accuracy − judge at equal latency (its least: {least:.1f}): {told(found)}: ", end="")
         print(met(found[1] > (-MARGIN if latency(routed) < least else 0)))
@@ -298,16 +293,6 @@ def curve(bills: Bills, signal: Signal, cost: Cost) -> Points:
         if runs := bills.get((signal, rate)):
             points.append((cost([bill for each in runs for bill in each]), pairs.rights(runs)))
     return points
-
-
-def told(found: tuple[float, float, float]) -> str:
-    """A difference and its interval."""
-    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found)
-
-
-def met(held: bool) -> str:
-    """The verdict on a bar."""
-    return "met" if held else "NOT met"
 
 
 # ---------------------------------------------------------------- one model in both parts

@@ -1,4 +1,4 @@
-"""Two workers on one cache beside one worker, on the small model: calls of the model, and right answers.
+"""What do two workers on one cache save over one? Calls of the small model, and right answers.
 
     python benchmarks/hogwild.py [--problems 12] [--tokens 48] [--seed 0]
 
@@ -16,7 +16,10 @@ from random import Random
 from time import process_time
 from typing import NamedTuple
 
-from abduce.orchestrator.driver import Driver
+from arguments import command
+from printing import table_head, table_row
+from solving import solved
+
 from abduce.orchestrator.evaluate import wilson
 from abduce.orchestrator.services import Services
 from abduce.serving.transformers import Transformers
@@ -78,17 +81,16 @@ def measured(result: Result, strategy: Strategy, answer: int, cpu_s: float) -> R
     return Row(result.answer == str(answer), told, tokens, calls, cpu_s)
 
 
-def line(name: str, rows: Sequence[Row]) -> str:
+def line(name: str, rows: Sequence[Row]) -> None:
     """A line of the table."""
     n = len(rows)
     right = sum(row.right for row in rows)
     low, high = wilson(right, n)
     tokens, calls = (sum(getattr(row, key) for row in rows) for key in ("tokens", "calls"))
     itself, cpu_s = sum(row.by_itself for row in rows), sum(row.cpu_s for row in rows)
-    return (
-        f"| {name} | {right}/{n} ({low:.2f} – {high:.2f}) | {itself}/{n} | {tokens / n:.1f} | "
-        f"{calls / n:.1f} | {calls / tokens:.2f} | {cpu_s / calls:.3f} |"
-    )
+    shown = f"{right}/{n} ({low:.2f} – {high:.2f})"
+    means = (f"{tokens / n:.1f}", f"{calls / n:.1f}", f"{calls / tokens:.2f}", f"{cpu_s / calls:.3f}")
+    table_row(name, shown, f"{itself}/{n}", *means)
 
 
 async def measure(options: argparse.Namespace) -> None:
@@ -96,27 +98,26 @@ async def measure(options: argparse.Namespace) -> None:
     engine = Transformers(device="cpu", slots=2, context=1024, threads=1)
     await engine.ready()
     print(f"{options.problems} problems, {options.tokens} tokens, seed {options.seed}, greedy, float32 CPU\n")
-    print("| workers | right (95 %) | answered unforced | tokens | calls | calls a token | CPU s a call |")
-    print("|---|---|---|---|---|---|---|", flush=True)
-    asked = problems(options.problems, options.seed)
+    columns = ("workers", "right (95 %)", "answered unforced", "tokens", "calls", "calls a token")
+    table_head(*columns, "CPU s a call")
+    asked, services = problems(options.problems, options.seed), Services({"policy": engine})
     for name, strategy in settings(options.tokens).items():
         rows = []
         for question, answer in asked:
             start = process_time()
-            driver = Driver(Services({"policy": engine}), seed=options.seed)
-            result = await driver.run(strategy.solve(Task(question), seed=options.seed))
+            result, _ = await solved(strategy, Task(question), services, seed=options.seed)
             rows.append(measured(result, strategy, answer, process_time() - start))
-        print(line(name, rows), flush=True)
+        line(name, rows)
     await engine.close()
 
 
 def main() -> int:
     """Run it."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--problems", type=int, default=12)
-    arguments.add_argument("--tokens", type=int, default=48)
-    arguments.add_argument("--seed", type=int, default=0)
-    asyncio.run(measure(arguments.parse_args()))
+    parser = command(__doc__)
+    parser.add_argument("--problems", type=int, default=12)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--seed", type=int, default=0)
+    asyncio.run(measure(parser.parse_args()))
     return 0
 
 

@@ -23,9 +23,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
+
+from arguments import command
+from printing import met, spread, table_head, table_row
 
 WIDTHS = (8, 256)
 BAR = 1.5
@@ -172,7 +174,6 @@ async def raw_chat(url: str) -> tuple[Once, Once]:
 
 
 async def ours(url: str) -> tuple[Once, Once]:
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     from abduce.serving.flow import Generate, Prompt, Sampling
     from abduce.serving.sglang import Sglang
 
@@ -234,7 +235,7 @@ async def repeat(cases: dict[str, Any], url: str, calls: int) -> list[list[Any]]
 
 def main() -> int:
     """Measure, print, judge."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command(__doc__)
     parser.add_argument("--calls", type=int, default=4000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-others", action="store_true", help="leave its_hub and the openai SDK out")
@@ -272,10 +273,8 @@ def once_each(url: str, options: argparse.Namespace) -> list[list[Any]]:
 
 def report(rows: list[list[Any]], options: argparse.Namespace) -> int:
     print(f"{options.calls} calls, {options.repeats} repeats, {sys.version.split()[0]}\n")
-    print(
-        "| client | wide | µs CPU a call | × raw aiohttp (min to max) | connections |\n|---|---|---|---|---|"
-    )
-    met = True
+    table_head("client", "wide", "µs CPU a call", "× raw aiohttp (min to max)", "connections")
+    held = True
     for name in [*OURS, *([] if options.no_others else OTHERS)]:
         floor = "raw aiohttp, /generate" if name in OURS else "raw aiohttp, chat"
         for wide in WIDTHS:
@@ -283,12 +282,11 @@ def report(rows: list[list[Any]], options: argparse.Namespace) -> int:
             base = [row for row in rows if row[:2] == [floor, wide]]
             ratios = [a[2] / b[2] for a, b in zip(mine, base, strict=True)]
             most = max(row[3] for row in mine)
-            told = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            print(f"| {name} | {wide} | {median(row[2] for row in mine):.0f} | {told} | {most} |")
+            table_row(name, wide, f"{median(row[2] for row in mine):.0f}", spread(ratios, ".2f"), most)
             if name == "our engine":
-                met &= median(ratios) <= BAR and most <= wide
-    print(f"\nour engine ≤ {BAR} × raw aiohttp, connections ≤ calls in flight: {'met' if met else 'NOT met'}")
-    return 0 if met else 1
+                held &= median(ratios) <= BAR and most <= wide
+    print(f"\nour engine ≤ {BAR} × raw aiohttp, connections ≤ calls in flight: {met(held)}")
+    return 0 if held else 1
 
 
 if __name__ == "__main__":

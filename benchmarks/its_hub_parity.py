@@ -1,4 +1,4 @@
-"""Our `potential="reference"` against the real its_hub 1.2.0, on one toy policy (particle_filter.py).
+"""Is our `potential="reference"` the filter of its_hub 1.2.0, and where does the correct form differ?
 
 Both filter the same enumerable tree with the same scores; the leaves they select must have one
 distribution, once its_hub's extra resampling after the last step is imitated by one more multinomial
@@ -9,7 +9,6 @@ draw. Then the correct form and its_hub's are measured against the exact target.
 its_hub runs in an environment of its own, made under ~/.cache/abduce/bench on first use.
 """
 
-import argparse
 import asyncio
 import json
 import math
@@ -23,6 +22,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from arguments import command
+from printing import met
+
 HOME = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "abduce" / "bench" / "its_hub"
 PACKAGE = "its_hub==1.2.0"  # needs only numpy and typing-extensions
 STOP = "\x00"  # marks a last step in the dialogue with its_hub; taken off again before scoring
@@ -30,15 +32,17 @@ STOP = "\x00"  # marks a last step in the dialogue with its_hub; taken off again
 
 def main() -> int:
     """Run both sides, print the tables; 1 if the distributions differ where they must agree."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--runs", type=int, default=20_000)
-    runs = arguments.parse_args().runs
+    parser = command(__doc__)
+    parser.add_argument("--runs", type=int, default=20_000)
+    runs = parser.parse_args().runs
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from tests.strategies.laws import ExactTree, FlatTree
 
-    met = [compare(name, tree(3, 4, seed=5), runs) for name, tree in (("toy", ExactTree), ("flat", FlatTree))]
-    print("\nparity:", "met" if all(met) else "NOT met")
-    return 0 if all(met) else 1
+    held = [
+        compare(name, tree(3, 4, seed=5), runs) for name, tree in (("toy", ExactTree), ("flat", FlatTree))
+    ]
+    print("\nparity:", met(all(held)))
+    return 0 if all(held) else 1
 
 
 def compare(name: str, tree: Any, runs: int) -> bool:

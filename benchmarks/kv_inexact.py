@@ -11,16 +11,18 @@ are left (differences: 1 - work sparsity), or of bytes of keys and values in hal
 paired differences from a way. Needs torch.
 """
 
-import argparse
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from kv_quality import N_PREFIX, Row, Rows, cell, checked, filled, is_found, lead, nll
+from arguments import checked, command, keeps_rows
+from kv_quality import N_PREFIX, Found, cell, filled, is_found, lead, nll
+from printing import table_head, table_row
+from rows import Row
 
 from abduce.serving.transformers import kv
 
-THETAS = (0.25, 0.5, 0.75, 1.0, 1.5)
+THETAS = (0.25, 0.5, 0.75, 0.85, 1.0, 1.5)
 RETRIEVALS = {
     f"retrieval, {n_best} pages{'' if power else ', mean query'}": (n_best, power)
     for n_best in (8, 4)
@@ -40,14 +42,14 @@ WAYS = [
 ]
 
 
-def measure(reader: kv.Reader, document: Row) -> Iterator[Row]:
+def measure(reader: kv.Reader, document: Row) -> Iterator[tuple[str, Row]]:
     """A row for each reading and each memory."""
     ids = document["prefix"]
 
-    def row(name: str, share: float, prefix: Sequence[kv.Prefix], method: kv.Method) -> Row:
+    def row(name: str, share: float, prefix: Sequence[kv.Prefix], method: kv.Method) -> tuple[str, Row]:
         memory = method(prefix)
         found = [is_found(reader, memory, *each, N_PREFIX) for each in document["asked"]]
-        return {"way": name, "share": share, "nll": nll(reader, memory, document["next"]), "found": found}
+        return name, {"share": share, "nll": nll(reader, memory, document["next"]), "found": found}
 
     exact = reader.read(ids)
     yield row("exact", 1.0, exact, kv.FullCache())
@@ -66,11 +68,12 @@ def measure(reader: kv.Reader, document: Row) -> Iterator[Row]:
         yield row(name, share, exact, make())
 
 
-def report(rows: Rows, over: str | None) -> None:
+def report(rows: Found, over: str | None) -> None:
     """A table of Markdown."""
     heads = ["way", "share", "perplexity", "nats a token over exact", "needles"]
     heads += [f"nats over {over}", f"needles over {over}"] if over else []
-    print(f"{len(rows)} documents\n\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    print(f"{len(rows)} documents\n")
+    table_head(*heads)
     for way in WAYS if rows else ():
         each = [of[way] for of in rows.values()]
         share, loss = (sum(row[key] for row in each) / len(each) for key in ("share", "nll"))
@@ -79,22 +82,22 @@ def report(rows: Rows, over: str | None) -> None:
         if over:
             parts.append(cell(lead(rows, way, over, "nll"), "+.3f") if way != over else "")
             parts.append(cell(lead(rows, way, over, "found"), "+.2f") if way != over else "")
-        print(f"| {' | '.join(parts)} |")
+        table_row(*parts)
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--documents", type=int, default=12)
-    arguments.add_argument("--texts", type=Path)
-    arguments.add_argument("--rows", type=Path, help="measurements as JSON lines: go on from them, and add")
-    arguments.add_argument("--over", help="a way: differences from it as well")
-    given = arguments.parse_args()
-    checked(arguments, [given.over] if given.over else [], WAYS)
+    parser = command(__doc__)
+    parser.add_argument("--documents", type=int, default=12)
+    parser.add_argument("--texts", type=Path)
+    parser.add_argument("--over", help="a way: differences from it as well")
+    keeps_rows(parser)
+    options = parser.parse_args()
+    checked(parser, [options.over] if options.over else [], WAYS)
 
-    def each(reader: kv.Reader, document: Row, _: int, lacking: Sequence[str]) -> Iterator[Row]:
-        return (row for row in measure(reader, document) if row["way"] in lacking)
+    def each(reader: kv.Reader, document: Row, _: int, lacking: Sequence[str]) -> Iterator[tuple[str, Row]]:
+        return ((way, row) for way, row in measure(reader, document) if way in lacking)
 
-    report(filled(given, WAYS, lambda row: row.get("way"), each), given.over)
+    report(filled(options, ["inexact"], WAYS, each), options.over)
 
 
 if __name__ == "__main__":

@@ -20,27 +20,24 @@ and a model of 135M parameters: nothing here says what a long context does.
 """
 
 import argparse
-import json
 import math
 import random
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from arguments import checked, command, keeps_rows
 from intervals import bootstrap
+from printing import table_head, table_row
+from rows import Row, Rows
 
 from abduce.serving.transformers import kv
 from abduce.serving.transformers import model as models
 
-Row = dict[str, Any]
-Rows = dict[int, dict[Any, Row]]  # of a document, by case
+Found = dict[int, dict[Any, Row]]  # of a document, by case
 Case = tuple[str, float]  # method and keep ratio
 
 N_PREFIX, N_NEXT = 768, 48
@@ -121,7 +118,9 @@ def is_found(
     return bool(logits[len(question) - 1 : -1].argmax(-1).tolist() == list(answer))
 
 
-def measure(reader: kv.Reader, document: Row, known: int | None, wanted: Sequence[Case]) -> Iterator[Row]:
+def measure(
+    reader: kv.Reader, document: Row, known: int | None, wanted: Sequence[Case]
+) -> Iterator[tuple[Case, Row]]:
     """A row for each case; `known`: the needle that is asked for before the memory is made."""
     prefix = reader.read(document["prefix"])
     if known is not None:
@@ -130,8 +129,7 @@ def measure(reader: kv.Reader, document: Row, known: int | None, wanted: Sequenc
     for name, ratio in wanted:
         method = METHODS[name](ratio) if name in METHODS else kv.FullCache()
         memory = method(prefix)
-        row: Row = {"method": name, "ratio": ratio, "nll": nll(reader, memory, document["next"])}
-        row["read_share"] = memory.read_share
+        row: Row = {"nll": nll(reader, memory, document["next"]), "read_share": memory.read_share}
         row["found"] = []
         for each in document["asked"]:
             if memory.refresh is not None:  # it adapts, and each question is to find it as it was made
@@ -139,7 +137,7 @@ def measure(reader: kv.Reader, document: Row, known: int | None, wanted: Sequenc
             row["found"].append(is_found(reader, memory, *each, N_PREFIX))
         if known is not None:
             row["known"] = [is_found(reader, method(longer), [first], rest, N_PREFIX + len(question) + 1)]
-        yield row
+        yield (name, ratio), row
 
 
 # ---------------------------------------------------------------- table
@@ -151,7 +149,7 @@ def cell(values: Sequence[float], form: str) -> str:
     return f"{mean:{form}} ({low:{form}} – {high:{form}})"
 
 
-def lead(rows: Rows, case: Any, base: Any, key: str) -> list[float]:
+def lead(rows: Found, case: Any, base: Any, key: str) -> list[float]:
     """For each document a case's `key` less the base's; of answers the share that is right."""
 
     def value(row: Row) -> float:
@@ -160,13 +158,14 @@ def lead(rows: Rows, case: Any, base: Any, key: str) -> list[float]:
     return [value(of[case]) - value(of[base]) for of in rows.values()]
 
 
-def report(rows: Rows, wanted: Sequence[Case], over: str | None) -> None:
+def report(rows: Found, wanted: Sequence[Case], over: str | None) -> None:
     """A table of Markdown."""
     told = all("known" in of[case] for of in rows.values() for case in wanted)
     counts = ("found", "known") if told else ("found",)
     heads = ["method", "ratio", "read", "perplexity", "nats a token over full", "needles", "known question"]
     heads = heads[: 5 + len(counts)] + ([f"nats over {over}", f"needles over {over}"] if over else [])
-    print(f"{len(rows)} documents\n\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    print(f"{len(rows)} documents\n")
+    table_head(*heads)
     for name, ratio in wanted if rows else ():
         each = [of[name, ratio] for of in rows.values()]
         loss, share = (sum(row[key] for row in each) / len(each) for key in ("nll", "read_share"))
@@ -178,77 +177,64 @@ def report(rows: Rows, wanted: Sequence[Case], over: str | None) -> None:
         elif over:
             parts.append(cell(lead(rows, (name, ratio), (over, ratio), "nll"), "+.3f"))
             parts.append(cell(lead(rows, (name, ratio), (over, ratio), "found"), "+.2f"))
-        print(f"| {' | '.join(parts)} |")
+        table_row(*parts)
 
 
 # ---------------------------------------------------------------- rows
 
 
 def filled(
-    given: argparse.Namespace,
+    options: argparse.Namespace,
+    setting: Sequence[Any],
     wanted: Sequence[Any],
-    case_of: Callable[[Row], Any],
-    measure: Callable[[kv.Reader, Row, int, Sequence[Any]], Iterator[Row]],
-) -> Rows:
-    """The documents that have a row of every case that is wanted. What the file `given.rows` has is not
-    measured again, what it lacks of the first `given.documents` texts is measured, and added at once."""
+    measure: Callable[[kv.Reader, Row, int, Sequence[Any]], Iterator[tuple[Any, Row]]],
+) -> Found:
+    """Every case that is wanted of the first `options.documents` texts, of those that are long enough. What
+    `options.rows` has of a document is not asked of `measure`."""
     torch.set_num_threads(1)
-    source = str(given.texts) if given.texts else None
-    rows: Rows = defaultdict(dict)
-    kept = given.rows.read_text(encoding="utf-8") if given.rows and given.rows.exists() else ""
-    for row in map(json.loads, kept.splitlines()):
-        if row.get("texts") == source:
-            rows[row["document"]][case_of(row)] = row
-    lacking = {i: [case for case in wanted if case not in rows[i]] for i in range(given.documents)}
+    source = str(options.texts) if options.texts else None
+    rows: Rows = options.rows
+
+    def run(i: int, case: Any) -> list[Any]:
+        return [*setting, source, i, case]
+
+    found: Found = {i: {} for i in range(options.documents)}
+    for i, known in found.items():
+        known.update({case: row for case in wanted if (row := rows.get(run(i, case)))})
+    lacking = {i: [case for case in wanted if case not in known] for i, known in found.items()}
     if any(lacking.values()):
         folder = models.folder_of(None)
         tokens = models.Tokeniser.load(folder)
         reader = kv.Reader(models.load(folder, "cpu", "float32", None))
-        encoded = [tokens.whole(text) for text in texts(given.texts)]
+        encoded = [tokens.whole(text) for text in texts(options.texts)]
         long = [ids for ids in encoded if len(ids) >= N_PREFIX + N_NEXT]
         begun = time.monotonic()
-        for i, ids in enumerate(long[: given.documents]):
+        for i, ids in enumerate(long[: options.documents]):
             if not lacking[i]:
                 continue
-            for row in measure(reader, planted(tokens, ids, i), i, lacking[i]):
-                row = {"document": i, **({"texts": source} if source else {}), **row}
-                rows[i][case_of(row)] = row
-                if given.rows:
-                    with given.rows.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(row) + "\n")
+            for case, row in measure(reader, planted(tokens, ids, i), i, lacking[i]):
+                found[i][case] = rows.add(run(i, case), row)
             print(f"document {i}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
-    return {i: rows[i] for i in sorted(rows) if all(case in rows[i] for case in wanted)}
-
-
-def checked(arguments: argparse.ArgumentParser, names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The names, in the order of the known ones; ends the program if one is none of them."""
-    for name in names:
-        if name not in known:
-            arguments.error(f"no method {name!r}. Known: {'; '.join(known)}")
-    return [name for name in known if name in names]
+    return {i: cases for i, cases in found.items() if len(cases) == len(wanted)}
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--documents", type=int, default=12)
-    arguments.add_argument("--asked", action="store_true")
-    arguments.add_argument("--texts", type=Path)
-    arguments.add_argument("--rows", type=Path, help="measurements as JSON lines: go on from them, and add")
-    arguments.add_argument("--only", help="methods, by ';'")
-    arguments.add_argument("--over", help="a method: differences from it as well")
-    given = arguments.parse_args()
-    names = [name.strip() for name in given.only.split(";")] if given.only else list(METHODS)
-    names += [given.over] if given.over else []
-    wanted = cases(checked(arguments, names, list(METHODS)))
+    parser = command(__doc__)
+    parser.add_argument("--documents", type=int, default=12)
+    parser.add_argument("--asked", action="store_true")
+    parser.add_argument("--texts", type=Path)
+    parser.add_argument("--only", help="methods, by ';'")
+    parser.add_argument("--over", help="a method: differences from it as well")
+    keeps_rows(parser)
+    options = parser.parse_args()
+    names = [name.strip() for name in options.only.split(";")] if options.only else list(METHODS)
+    names += [options.over] if options.over else []
+    wanted = cases(checked(parser, names, METHODS))
 
-    def each(reader: kv.Reader, document: Row, i: int, lacking: Sequence[Case]) -> Iterator[Row]:
-        return measure(reader, document, i % 3 if given.asked else None, lacking)
+    def each(reader: kv.Reader, document: Row, i: int, lacking: Sequence[Case]) -> Iterator[tuple[Case, Row]]:
+        return measure(reader, document, i % 3 if options.asked else None, lacking)
 
-    def case_of(row: Row) -> Any:
-        without = given.asked and "known" not in row
-        return None if without else (row.get("method"), row.get("ratio"))
-
-    report(filled(given, wanted, case_of, each), wanted, given.over)
+    report(filled(options, ["kept", options.asked], wanted, each), wanted, options.over)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from intervals import bootstrap
+from intervals import bootstrap, told
 
 from abduce.serving import hf_folder
 from abduce.serving.kernels import deltallm
@@ -48,8 +48,7 @@ def main() -> None:
                 left[theta].append(share)
     print("theta | runs / tokens | nats a token added, 95 % over documents")
     for theta in THETAS:
-        mean, low, high = bootstrap(added[theta])
-        print(f"{theta} | {sum(left[theta]) / len(DOCUMENTS):.2f} | {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+        print(f"{theta} | {sum(left[theta]) / len(DOCUMENTS):.2f} | {told(bootstrap(added[theta]))}")
 
 
 def by_runs(cache: Any, theta: float) -> tuple[Any, float]:

@@ -1,25 +1,23 @@
-"""Hedged pools in several languages, selection of open-ended answers, votes weighted by length and markers.
+"""What do a greedy sample in the pool, selectors of open answers, and votes by length and hedging bring?
 
     python benchmarks/languages.py votes
-    python benchmarks/languages.py products [--problems 60] [--out ROWS]
-    python benchmarks/languages.py mgsm FOLDER [--problems 20] [--model ENGINE] [--out ROWS]
-    python benchmarks/languages.py open FILE [--prompts 20] [--model ENGINE] [--out ROWS]
-    python benchmarks/languages.py report ROWS
+    python benchmarks/languages.py products [--problems 60] [--rows FILE]
+    python benchmarks/languages.py mgsm FOLDER [--problems 20] [--model ENGINE] [--rows FILE]
+    python benchmarks/languages.py open FILE [--prompts 20] [--model ENGINE] [--rows FILE]
 
 `votes` needs no model: a synthetic pool with known signals. `products` asks for products in digits, `mgsm`
 for the word problems of `mgsm_<language>.tsv`: one greedy sample and five at each temperature, of which the
 pools are put together. `open` takes prompts of IFEval's `input_data.jsonl` and measures by their checks what
 CHOPS, X-MBR and MBR by likeness pick from the same pool, judged by the model itself. The model is the small
-one, or an engine as recipes write it: --model '{engine: sglang, url: "http://127.0.0.1:30000"}'. Rows are
-written as they come; a second call goes on from there.
+one, or an engine as recipes write it: --model '{engine: sglang, url: "http://127.0.0.1:30000"}'.
 """
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,7 +26,12 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from abduce.orchestrator.driver import Driver
+from arguments import command, keeps_rows
+from printing import met, table_head, table_row
+from rows import Row, Rows, json_lines
+from solving import solved
+from spar import tasks
+
 from abduce.orchestrator.evaluate import wilson
 from abduce.orchestrator.judge import same_answer
 from abduce.orchestrator.services import Services
@@ -36,14 +39,13 @@ from abduce.serving import engine as abduce_engine
 from abduce.serving.base import Engine
 from abduce.serving.flow import Sampling
 from abduce.serving.seeds import derive
-from abduce.strategies.base import Result, Task
+from abduce.strategies.base import Task
 from abduce.strategies.chops import CHOPS
 from abduce.strategies.hedged import Hedged, spread
 from abduce.strategies.policy import POLICIES
 from abduce.strategies.rewards import ifeval
 from abduce.strategies.voting import poll
 from abduce.strategies.x_mbr import XMBR
-from benchmarks.spar import tasks
 from tests.strategies.vote_pools import ORDER, measured, pools
 
 N = 5
@@ -54,7 +56,7 @@ ARMS = {"0.7": (0.7, 0.0), "1.0": (1.0, 0.0), "1.3": (1.3, 0.0), "1.3 min-p": (1
 
 def main() -> int:
     """Run what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command(__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("votes").add_argument("--questions", type=int, default=20_000)
     for name in ("products", "mgsm"):
@@ -62,22 +64,18 @@ def main() -> int:
         if name == "mgsm":
             run.add_argument("folder", type=Path)
         run.add_argument("--problems", type=int, default=20 if name == "mgsm" else 60)
-        run.add_argument("--out", type=Path, default=Path(f"languages-{name}.jsonl"))
-        run.add_argument("--model", default=SMALL)
     run = verbs.add_parser("open")
     run.add_argument("file", type=Path)
     run.add_argument("--prompts", type=int, default=20)
-    run.add_argument("--out", type=Path, default=Path("languages-open.jsonl"))
-    run.add_argument("--model", default=SMALL)
-    verbs.add_parser("report").add_argument("rows", type=Path)
-    chosen = parser.parse_args()
-    if chosen.verb == "votes":
-        votes(chosen.questions)
-        return 0
-    if chosen.verb != "report":
-        asyncio.run(measure(chosen))
-    rows = read(chosen.rows if chosen.verb == "report" else chosen.out)
-    (report_open if "picks" in rows[0] else report_pools)(rows)
+    for name in ("products", "mgsm", "open"):
+        verbs.choices[name].add_argument("--model", default=SMALL)
+        keeps_rows(verbs.choices[name], "build/languages.jsonl")
+    options = parser.parse_args()
+    if options.verb == "votes":
+        votes(options.questions)
+    else:
+        rows = asyncio.run(measure(options))
+        (report_open if options.verb == "open" else report_pools)(rows)
     return 0
 
 
@@ -87,7 +85,7 @@ def main() -> int:
 def votes(questions: int) -> None:
     """The specification's table beside ours."""
     print(f"{questions} questions, N = 8, seed 0; in brackets the specification's, one draw of 2,000")
-    met = True
+    held = True
     for r, want in ORDER.items():
         found, share = measured(pools(r, questions=questions))
         told = [f"{name} {value:.3f} ({want[name]:.3f})" for name, value in found.items()]
@@ -96,22 +94,22 @@ def votes(questions: int) -> None:
             ", ".join(told),
             f"; short-3@8 at {share:.0%} of the tokens ({want.get('share', 1):.0%})",
         )
-        met &= all(abs(value - want[name]) <= 0.025 for name, value in found.items())
-        met &= all(found[a] > found[b] for a in found for b in found if want[a] > want[b] + 0.02)
-    print("same order, figures within 2.5 points:", "met" if met else "NOT met")
+        held &= all(abs(value - want[name]) <= 0.025 for name, value in found.items())
+        held &= all(found[a] > found[b] for a in found for b in found if want[a] > want[b] + 0.02)
+    print("same order, figures within 2.5 points:", met(held))
 
 
 # ---------------------------------------------------------------- pools on the small model
 
 
-def products(n: int) -> list[dict[str, Any]]:
+def products(n: int) -> list[Row]:
     """Products in digits, the only language in which the small model can calculate."""
     file = Path(__file__).parent / "data" / "products.jsonl"
     return [{"key": f"digits-{i}", "language": "digits", "question": row["question"], "gold": row["answer"],
-             "policy": POLICIES["product"]} for i, row in enumerate(read(file)[:n])]  # fmt: skip
+             "policy": POLICIES["product"]} for i, row in enumerate(json_lines(file)[:n])]  # fmt: skip
 
 
-def mgsm(folder: Path, n: int) -> list[dict[str, Any]]:
+def mgsm(folder: Path, n: int) -> list[Row]:
     """The first n word problems of every language that is there, with worked examples in English."""
     policy = replace(POLICIES["few_shot"], delimiter=None, sampling=Sampling(max_tokens=96))
     rows = []
@@ -123,55 +121,41 @@ def mgsm(folder: Path, n: int) -> list[dict[str, Any]]:
     return rows
 
 
-async def measure(chosen: argparse.Namespace) -> None:
+async def measure(options: argparse.Namespace) -> list[Row]:
     """Four problems at a time."""
-    if chosen.verb == "open":
-        waiting = [{"key": key, "task": task} for key, task in tasks(chosen.file, chosen.prompts)]
+    if options.verb == "open":
+        asked = [{"key": key, "task": task} for key, task in tasks(options.file, options.prompts)]
+    elif options.verb == "mgsm":
+        asked = mgsm(options.folder, options.problems)
     else:
-        waiting = (
-            products(chosen.problems) if chosen.verb == "products" else mgsm(chosen.folder, chosen.problems)
-        )
-    done = {row["key"] for row in read(chosen.out)} if chosen.out.exists() else set()
-    waiting = [row for row in waiting if row["key"] not in done]
-    engine = abduce_engine(yaml.safe_load(chosen.model))
-
-    async def work() -> None:
-        while waiting:
-            row = waiting.pop(0)
-            found = await (selected(engine, row) if "task" in row else sampled(engine, row))
-            with chosen.out.open("a") as file:
-                file.write(json.dumps(found, ensure_ascii=False) + "\n")
-
-    await asyncio.gather(*(work() for _ in range(4)))
+        asked = products(options.problems)
+    engine = abduce_engine(yaml.safe_load(options.model))
+    answer = partial(selected if options.verb == "open" else sampled, engine)
+    rows: Rows = options.rows
+    found = await rows.each(asked, lambda row: [options.verb, options.model, row["key"]], answer, at_once=4)
     await engine.close()
+    return found
 
 
-async def sampled(engine: Engine, row: dict[str, Any]) -> dict[str, Any]:
+def services(engine: Engine) -> Services:
+    """The model judges itself."""
+    return Services({"policy": engine, "judge": engine})
+
+
+async def sampled(engine: Engine, row: Row) -> Row:
     """One greedy sample and N at each temperature: answer, whether it is right."""
-    found: dict[str, Any] = {key: row[key] for key in ("key", "language", "question", "gold")}
+    found: Row = {key: row[key] for key in ("language", "question", "gold")}
     task, policy = Task(row["question"]), row["policy"]
     methods = {"greedy": Hedged(policy=policy, n=1)}
     for name, (tau, min_p) in ARMS.items():
         methods[name] = Hedged(policy=policy, n=N, greedy=False, temperatures={"*": tau}, min_p=min_p)
     for name, method in methods.items():
-        result = await solved(engine, method, task, derive(0, row["question"]))
+        result, _ = await solved(method, task, services(engine), seed=derive(0, row["question"]))
         found[name] = [
             [None if c.answer is None else str(c.answer), same_answer(c.answer, row["gold"])]
             for c in result.candidates
         ]
     return found
-
-
-async def solved(engine: Engine, method: Any, task: Task, seed: int) -> Result:
-    """A result with its tokens."""
-    driver = Driver(Services(dict.fromkeys(("policy", "judge"), engine)), seed=seed)
-    result: Result = await driver.run(method.solve(task, seed=seed))
-    return replace(result, usage=driver.ledger.usage)
-
-
-def read(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file."""
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
 
 def vote_of(pool: Sequence[Sequence[Any]]) -> float:
@@ -180,12 +164,12 @@ def vote_of(pool: Sequence[Sequence[Any]]) -> float:
     return float(winner is not None and any(right for answer, right in pool if answer == winner))
 
 
-def report_pools(rows: list[dict[str, Any]]) -> None:
+def report_pools(rows: Sequence[Row]) -> None:
     """Accuracy of greedy, and of majorities over five; hope and risk of the pools at each temperature."""
     languages = sorted({row["language"] for row in rows})
     names = ["greedy", *(f"{kind} {arm}" for arm in ARMS for kind in ("single", "hedged"))]
     print(f"{len(rows)} problems, N = {N}, majority; accuracy by language")
-    print("| | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1))
+    table_head("", *names)
     ahead = dict.fromkeys(ARMS, 0)
     above_greedy = dict.fromkeys(ARMS, 0)
     for language in [*languages, "all"]:
@@ -198,7 +182,7 @@ def report_pools(rows: list[dict[str, Any]]) -> None:
             if language != "all":
                 ahead[arm] += hedged > single
                 above_greedy[arm] += hedged > figures[0]
-        print(f"| {language} | " + " | ".join(f"{x:.3f}" for x in figures) + " |")
+        table_row(language, *(f"{x:.3f}" for x in figures))
     n = len(rows)
     for arm in ARMS:
         gained = sum(vote_of([*row["greedy"], *row[arm][: N - 1]]) for row in rows)
@@ -217,7 +201,7 @@ def report_pools(rows: list[dict[str, Any]]) -> None:
 # ---------------------------------------------------------------- selection of open-ended answers
 
 
-async def selected(engine: Engine, row: dict[str, Any]) -> dict[str, Any]:
+async def selected(engine: Engine, row: Row) -> Row:
     """What each selector picks from one pool, by the checks of the prompt."""
     task: Task = row["task"]
     policy = replace(POLICIES["plain"], sampling=Sampling(max_tokens=64))
@@ -229,23 +213,24 @@ async def selected(engine: Engine, row: dict[str, Any]) -> dict[str, Any]:
         "mbr judge": XMBR(**shared, foreign=0, sampling=replace(brief, max_tokens=24)),
         "x_mbr": XMBR(**shared, foreign=3, sampling=replace(brief, max_tokens=24)),
     }
-    found: dict[str, Any] = {"key": row["key"], "picks": {}}
+    found: Row = {"picks": {}}
     for name, method in methods.items():
-        result = await solved(engine, method, task, row["key"])  # the same seed: the same pool
+        # the same seed: the same pool
+        result, usage = await solved(method, task, services(engine), seed=row["key"])
         facts = result.diagnostics
-        found["pool"] = [met(task, c.text) for c in result.candidates]
-        found["picks"][name] = {"met": met(task, result.text), "tokens": result.usage.tokens,
+        found["pool"] = [share_met(task, c.text) for c in result.candidates]
+        found["picks"][name] = {"met": share_met(task, result.text), "tokens": usage.tokens,
                                 "chosen": facts.get("chosen"), "fallback": facts.get("fallback"),
                                 "unread": facts.get("unread"), "calls": facts.get("judge_calls")}  # fmt: skip
     return found
 
 
-def met(task: Task, text: str) -> float:
+def share_met(task: Task, text: str) -> float:
     """Share of the checks that a text meets."""
     return fmean(float(ifeval.ok(check.id, check.kwargs, text)) for check in task.checks)
 
 
-def report_open(rows: list[dict[str, Any]]) -> None:
+def report_open(rows: Sequence[Row]) -> None:
     """Mean share of checks met by each selector."""
     print(f"{len(rows)} prompts, pools of {N}, share of checks met")
     found = [row["pool"] for row in rows]

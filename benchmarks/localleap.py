@@ -1,4 +1,4 @@
-"""LocalLeap beside the sequential order and threshold decoding, on a small diffusion model trained here.
+"""How many forwards a token does LocalLeap need, at what cost in right answers? A small model, trained here.
 
     python benchmarks/localleap.py [--steps 600] [--problems 400] [--calibrate]
 
@@ -18,17 +18,17 @@ one. With `--calibrate` the sweep of settings on other problems: the front of ac
 share of early predictions that were final, by distance to the nearest anchor. Needs torch.
 """
 
-import argparse
 import random
 import sys
 import time
-from pathlib import Path
 
 import torch
+from arguments import command
+from intervals import paired
+from printing import met
 from torch import nn
 from torch.nn import functional as F
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from training import step
 
 from abduce.serving.kernels.localleap import Config
 from abduce.serving.transformers.localleap import Step, decode
@@ -143,18 +143,14 @@ def trained(steps: int, batch: int = 32) -> Model:
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps, pct_start=0.1)
     begun = time.process_time()
-    for step in range(steps):
+    for i in range(steps):
         texts = batch_of(rng, batch)
         hidden = F.pad(masks(batch, dice), (N_PROMPT, 0))
         logits = model(texts.masked_fill(hidden, MASK))
         loss = F.cross_entropy(logits[hidden], texts[hidden])
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        rate.step()
-        if step % 100 == 0 or step == steps - 1:
-            print(f"step {step:5d}  loss {loss:.3f}  {time.process_time() - begun:4.0f} s", file=sys.stderr)
+        step(model, loss, optimiser, rate)
+        if i % 100 == 0 or i == steps - 1:
+            print(f"step {i:5d}  loss {loss:.3f}  {time.process_time() - begun:4.0f} s", file=sys.stderr)
     return model.eval()
 
 
@@ -165,15 +161,6 @@ def judged(prompts: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
     """Which answers are right, bool [problems]."""
     pairs = zip(prompts.tolist(), answers.tolist(), strict=True)
     return torch.tensor([is_right(prompt, answer) for prompt, answer in pairs])
-
-
-def interval(difference: torch.Tensor) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean over problems."""
-    dice = torch.Generator().manual_seed(0)
-    n = len(difference)
-    means = difference[torch.randint(0, n, (2000, n), generator=dice)].mean(1)
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975])).tolist()
-    return low, high
 
 
 def speed(model: Model, prompts: torch.Tensor, config: Config) -> float:
@@ -195,26 +182,25 @@ def compare(model: Model, prompts: torch.Tensor) -> None:
         decoded = decode(model, prompts, config, **WORDS)
         right = judged(prompts, decoded.ids).float()
         base = base if len(base) else right
-        low, high = (100 * x for x in interval(right - base))
+        gained, low, high = (100 * x for x in paired(right.tolist(), base.tolist()))
         steps[name], rates[name] = decoded.forwards_per_token, speed(model, prompts[:40], config)
-        gained = 100 * float((right - base).mean())
         print(
             f"{name:26} {right.mean():8.3f} {steps[name]:16.3f}   {gained:+7.1f} [{low:+.1f}, {high:+.1f}]"
             f"{rates[name]:18,.0f}"
         )
     first, threshold, leap = ORDERS
     share, gain = steps[leap] / steps[first], rates[leap] / rates[first]
-    met("at most 0.35 of the sequential forwards", share, share <= 0.35)
-    met(
+    bar("at most 0.35 of the sequential forwards", share, share <= 0.35)
+    bar(
         "at most 0.9 of threshold decoding's", steps[leap] / steps[threshold], share <= 0.9 * steps[threshold]
     )
-    met("points of accuracy gained, at least -1", gained, gained >= -1)
-    met("tokens/s, as a share of the gain in forwards, at least 0.7", gain * share, gain * share >= 0.7)
+    bar("points of accuracy gained, at least -1", gained, gained >= -1)
+    bar("tokens/s, as a share of the gain in forwards, at least 0.7", gain * share, gain * share >= 0.7)
 
 
-def met(bar: str, value: float, is_met: bool) -> None:
+def bar(name: str, value: float, held: bool) -> None:
     """One line for a bar."""
-    print(f"  {bar}: {value:.3f}, {'met' if is_met else 'NOT met'}")
+    print(f"  {name}: {value:.3f}, {met(held)}")
 
 
 def calibrate(model: Model, prompts: torch.Tensor) -> None:
@@ -243,23 +229,23 @@ def calibrate(model: Model, prompts: torch.Tensor) -> None:
         n, same = (sum(told[d][i] for d in told if low <= d <= high) for i in (0, 1))
         shares.append(same / n)
         print(f"  {low:2d} to {high:2d}   {same / n:.4f} of {n}")
-    met("falls from the nearest to the farthest", shares[0] - shares[-1], shares[0] > shares[-1])
+    bar("falls from the nearest to the farthest", shares[0] - shares[-1], shares[0] > shares[-1])
 
 
 def main() -> None:
     """Train, then print."""
-    parser = argparse.ArgumentParser(description="LocalLeap on a small diffusion model")
+    parser = command(__doc__)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--problems", type=int, default=400)
     parser.add_argument("--calibrate", action="store_true")
-    told = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    model = trained(told.steps)
+    model = trained(options.steps)
     print(f"torch {torch.__version__}, {sum(p.numel() for p in model.parameters()):,} parameters")
     with torch.inference_mode():
-        compare(model, batch_of(random.Random(1), told.problems)[:, :N_PROMPT])
-        if told.calibrate:
-            calibrate(model, batch_of(random.Random(2), told.problems // 2)[:, :N_PROMPT])
+        compare(model, batch_of(random.Random(1), options.problems)[:, :N_PROMPT])
+        if options.calibrate:
+            calibrate(model, batch_of(random.Random(2), options.problems // 2)[:, :N_PROMPT])
 
 
 if __name__ == "__main__":

@@ -12,12 +12,14 @@ import json
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 from urllib.request import Request, urlopen
+
+from arguments import command
 
 from abduce.serving import hf_folder
 from abduce.serving.sglang import launch
@@ -35,7 +37,7 @@ OPENINGS = (
 
 
 def prompts(n: int, seed: int) -> list[str]:
-    """Alternately a list to copy and an opening to go on from; all different."""
+    """Alternately a list token. `--path` isnd an opening to go on from; all different."""
     rng = random.Random(seed)
     found: list[str] = []
     while len(found) < n:
@@ -59,15 +61,23 @@ def ask(url: str, body: dict[str, Any]) -> Any:
 
 
 def run(
-    texts: Sequence[str], words: Sequence[str], options: argparse.Namespace, **wishes: Any
+    texts: Sequence[str],
+    words: Sequence[str],
+    options: argparse.Namespace,
+    *,
+    tell: bool = False,
+    **wishes: Any,
 ) -> dict[str, Any]:
-    """A fresh server's replies to all texts, in batches, and the seconds they took."""
+    """A fresh server's replies to all texts, in batches, and the seconds they took. `tell`: with the two
+    likeliest tokens at each place."""
     flags = launch.flags(gpu=launch.has_gpu(), amx=launch.has_amx())
     port = launch.free_port()
     command = launch.command(options.python, str(options.model), "127.0.0.1", port, flags)
+    more = {"return_logprob": True, "top_logprobs_num": 2} if tell else {}
     with tempfile.TemporaryDirectory() as folder:
         variables = {**launch.variables(flags), "HF_HUB_OFFLINE": "1", "PYTHONPATH": options.path}
         log = Path(folder) / "log"
+        words = [*words, "--dtype", options.dtype] if options.dtype else words
         server = launch.Server([*command, *words], f"http://127.0.0.1:{port}", log=log, environment=variables)
         with launch.running(server):
             params = {"temperature": 0, "max_new_tokens": options.tokens, **wishes}
@@ -76,7 +86,7 @@ def run(
             began = perf_counter()
             rest = iter(texts)
             while batch := list(islice(rest, options.batch)):
-                replies += ask(server.url, {"text": batch, "sampling_params": [params] * len(batch)})
+                replies += ask(server.url, {"text": batch, "sampling_params": [params] * len(batch), **more})
             took = perf_counter() - began
             info = json.loads(urlopen(f"{server.url}/server_info", timeout=60).read())
     state = info["internal_states"][0].get("abduce", {}).get("lookahead", {})
@@ -102,35 +112,50 @@ def line(name: str, result: dict[str, Any], plain: dict[str, Any]) -> str:
     )
 
 
+def flips(result: dict[str, Any], plain: dict[str, Any]) -> Iterator[str]:
+    """Where a text first differs from that without speculation, and how near its two likeliest tokens were
+    there: half precision rounds a forward over several tokens otherwise than one over a single token."""
+    for i, (ours, theirs) in enumerate(zip(result["ids"], plain["ids"], strict=True)):
+        if ours == theirs:
+            continue
+        at = next(j for j, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)
+        (first, one, _), (second, other, _) = plain["replies"][i]["meta_info"]["output_top_logprobs"][at]
+        which = "the other of the two likeliest" if ours[at] in (one, other) else "a third token"
+        yield f"  text {i}, token {at}: {which}, which were {first - second:.3f} nats apart"
+
+
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--prompts", type=int, default=200)
-    arguments.add_argument("--sizes", type=int, nargs="+", default=[2, 8])
-    arguments.add_argument("--tokens", type=int, default=24)
-    arguments.add_argument("--batch", type=int, default=8)
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--tenant", help="one tenant for all; without it each request stands alone")
-    arguments.add_argument("--ngram", action="store_true", help="stock NGRAM too, at the same sizes")
-    arguments.add_argument("--backend", default="abduce_tree", help="an attention backend that takes trees")
-    arguments.add_argument("--model", type=Path, help="a Hugging Face folder; else the small model")
-    arguments.add_argument("--python", default=str(ROOT / ".venv-sglang/bin/python"))
-    arguments.add_argument("--path", default=f"{ROOT / 'tests/serving/sglang_env/stand_ins'}:{ROOT}")
-    options = arguments.parse_args()
+    parser = command(__doc__)
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[2, 8])
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--dtype", default="", help="bfloat16 and float16: also which texts flip, and at which margin"
+    )
+    parser.add_argument("--tenant", help="one tenant for all; without it each request stands alone")
+    parser.add_argument("--ngram", action="store_true", help="stock NGRAM too, at the same sizes")
+    parser.add_argument("--backend", default="abduce_tree", help="an attention backend that takes trees")
+    parser.add_argument("--model", type=Path, help="a Hugging Face folder; else the small model")
+    parser.add_argument("--python", default=str(ROOT / ".venv-sglang/bin/python"))
+    parser.add_argument("--path", default=f"{ROOT / 'tests/serving/sglang_env/stand_ins'}:{ROOT}")
+    options = parser.parse_args()
     options.model = options.model or hf_folder.small_model()
     texts = prompts(options.prompts, options.seed)
-    setting = (
-        f"{options.tokens} tokens, {options.batch} at a time, seed {options.seed}, tenant {options.tenant}"
-    )
-    print(f"{options.model.name}, {len(texts)} prompts, {setting}\n")
+    setting = f"{options.tokens} tokens, {options.batch} at a time, seed {options.seed} {options.dtype}"
+    print(f"{options.model.name}, {len(texts)} prompts, {setting}, tenant {options.tenant}\n")
     print(f"{'':24} {'identical':12}  {'EDL copy':>6} {'free':>4}  tokens/s  drafts kept by source")
-    plain = run(texts, [], options)
+    plain = run(texts, [], options, tell="16" in options.dtype)
     print(line("no speculation", plain, plain), flush=True)
-    wishes = {"custom_params": {"abduce_tenant": options.tenant}} if options.tenant else {}
+    wishes: dict[str, Any] = {"custom_params": {"abduce_tenant": options.tenant}} if options.tenant else {}
     for algorithm in ["LOOKAHEAD", "NGRAM"][: 2 if options.ngram else 1]:
         for n in options.sizes:
             words = ["--attention-backend", options.backend, "--speculative-algorithm", algorithm]
             result = run(texts, [*words, "--speculative-num-draft-tokens", str(n)], options, **wishes)
             print(line(f"{algorithm}, n = {n}", result, plain), flush=True)
+            if "16" in options.dtype:
+                print("\n".join(flips(result, plain)), flush=True)
 
 
 if __name__ == "__main__":

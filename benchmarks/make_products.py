@@ -1,6 +1,8 @@
 """Write `benchmarks/data/products.jsonl`: 60 products of two factors from 2 to 12, drawn with a fixed seed.
 
-python benchmarks/make_products.py
+    python benchmarks/make_products.py
+
+A row has what `abduce eval` reads: the question, its answer, and a check.
 """
 
 import json

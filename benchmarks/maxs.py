@@ -1,4 +1,4 @@
-"""MAXS beside the plain agent at equal settings, beside votes at equal tokens, and what halting saves.
+"""What does an agent gain by looking ahead, at equal settings and equal tokens, and what does halting save?
 
     python benchmarks/maxs.py toy                                  exact trees: halting at a calibrated δ
     python benchmarks/maxs.py real benchmarks/data/products.jsonl  the small model with calculator and Python
@@ -6,23 +6,23 @@
 
 The plain agent is MAXS with one candidate and no look-ahead: the same prompt, sampling, tools and caps. δ is
 the 30 % quantile of Var(R) on the first --dev problems; figures are of the rest. Accuracy with its 95 %
-interval, and the difference to one row with that of a paired bootstrap. Results are kept in --out and gone on
-with.
+interval, and the difference to one row with that of a paired bootstrap.
 """
 
 import argparse
 import asyncio
-import json
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from time import perf_counter
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from arguments import command, keeps_rows
+from intervals import Interval, paired, told
+from printing import met
+from rows import Row
 
 from abduce.orchestrator.evaluate import Problem, read_problems, wilson
 from abduce.orchestrator.judge import same_answer
@@ -32,16 +32,14 @@ from abduce.strategies.base import Result, Task
 from abduce.strategies.foresight import calibrated
 from abduce.strategies.maxs import MAXS
 from abduce.strategies.toys import ToyTree, drain
-from benchmarks.intervals import bootstrap
 
 QUANTILE = 0.3
-Row = dict[str, Any]
 
 
 def main() -> int:
     """Run one part, print its table."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = arguments.add_subparsers(required=True)
+    parser = command(__doc__)
+    parts = parser.add_subparsers(required=True)
     part = parts.add_parser("toy")
     part.add_argument("--trees", type=int, default=2000)
     part.set_defaults(run=toy)
@@ -53,9 +51,9 @@ def main() -> int:
     part.add_argument("--limit", type=int, default=60)
     part.add_argument("--parallel", type=int, default=4)
     part.add_argument("--seed", type=int, default=0)
-    part.add_argument("--out", type=Path, default=Path("build/maxs"))
+    keeps_rows(part, "build/maxs.jsonl")
     part.set_defaults(run=lambda options: asyncio.run(real(options)))
-    options = arguments.parse_args()
+    options = parser.parse_args()
     return int(options.run(options))
 
 
@@ -90,9 +88,9 @@ def toy(options: argparse.Namespace) -> int:
     ours, always = rows["δ calibrated"], rows["never halts"]
     gain, low, _ = gained(ours, always)
     dearer = sum(a["tokens"] > b["tokens"] for a, b in zip(ours, always, strict=True))
-    met = "met" if gain >= -0.01 and not dearer else "NOT met"
-    print(f"\nloss {-gain:.3f} (bar 0.010, at worst {-low:.3f}), dearer on {dearer} trees: {met}")
-    return int(met != "met")
+    held = gain >= -0.01 and not dearer
+    print(f"\nloss {-gain:.3f} (bar 0.010, at worst {-low:.3f}), dearer on {dearer} trees: {met(held)}")
+    return int(not held)
 
 
 def _on(tree: ToyTree, **settings: Any) -> Result:
@@ -117,19 +115,19 @@ async def real(options: argparse.Namespace) -> int:
     runner = Runner(options)
     setting = f"{options.data.name}, {len(test)} problems ({len(dev)} others for δ), recipe {options.recipe}"
     print(f"{setting}, seed {options.seed}, {options.parallel} at a time", flush=True)
-    before = await runner.all("dev", dev, delta=-1.0)
+    before = await runner.all(dev, delta=-1.0)
     delta = calibrated([spread for row in before for spread in row["variances"]], QUANTILE)
     print(f"δ = {delta:.6f}, from {sum(len(row['variances']) for row in before)} decisions\n", flush=True)
-    plain = await runner.all("plain", test, candidates=1, lookahead=0)
+    plain = await runner.all(test, candidates=1, lookahead=0)
     print(HEAD + "plain agent")
     line("plain agent", plain)
-    always = await runner.all("always", test, delta=-1.0)
+    always = await runner.all(test, delta=-1.0)
     line("MAXS, never halts", always, plain)
-    votes = await runner.votes("votes", test, {row["id"]: row["tokens"] for row in always})
+    votes = await runner.votes(test, [row["tokens"] for row in always])
     line("vote of plain agents, equal tokens", votes, plain)
-    line("MAXS, δ calibrated", await runner.all("calibrated", test, delta=delta), plain)
-    line("MAXS, δ = 0.002", await runner.all("published", test), plain)
-    line("MAXS without look-ahead", await runner.all("blind", test, lookahead=0, delta=-1.0), plain)
+    line("MAXS, δ calibrated", await runner.all(test, delta=delta), plain)
+    line("MAXS, δ = 0.002", await runner.all(test), plain)
+    line("MAXS without look-ahead", await runner.all(test, lookahead=0, delta=-1.0), plain)
     return 0
 
 
@@ -150,9 +148,8 @@ class Runner:
         made = read(options.recipe, []).pipeline()
         assert isinstance(made, Pipeline) and isinstance(made.strategy, MAXS)
         self.pipeline, self.strategy = made, made.strategy
-        options.out.mkdir(parents=True, exist_ok=True)
 
-    async def all(self, name: str, problems: Sequence[Problem], **settings: Any) -> list[Row]:
+    async def all(self, problems: Sequence[Problem], **settings: Any) -> list[Row]:
         """One row for each problem."""
         pipeline = replace(self.pipeline, strategy=replace(self.strategy, **settings))
 
@@ -160,47 +157,41 @@ class Runner:
             result = await pipeline.asolve(_blind(problem), seed=self.options.seed)
             return _row(problem, result)
 
-        return await self._kept(name, problems, one)
+        return await self._kept(problems, lambda problem: settings, one)
 
-    async def votes(self, name: str, problems: Sequence[Problem], tokens: dict[str, int]) -> list[Row]:
+    async def votes(self, problems: Sequence[Problem], tokens: Sequence[int]) -> list[Row]:
         """Plain agents, as many as the tokens of each problem pay for, and the most frequent answer."""
         agent = replace(self.strategy, candidates=1, lookahead=0)
         pipeline = replace(self.pipeline, strategy=agent)
+        paid = dict(zip((problem.id for problem in problems), tokens, strict=True))
 
         async def one(problem: Problem) -> Row:
             answers: Counter[Any] = Counter()
             spent = seed = 0
-            while spent < tokens[problem.id]:
+            while spent < paid[problem.id]:
                 result = await pipeline.asolve(_blind(problem), seed=self.options.seed + seed)
                 spent, seed = spent + max(1, result.usage.output_tokens), seed + 1
                 if result.answer is not None:
                     answers[result.answer] += 1
             best = max(answers, key=lambda answer: answers[answer], default=None)
             right = best is not None and same_answer(best, problem.answer)
-            return {"id": problem.id, "right": right, "tokens": spent, "ahead": 0, "agents": seed}
+            return {"right": right, "tokens": spent, "ahead": 0, "agents": seed}
 
-        return await self._kept(name, problems, one)
+        return await self._kept(problems, lambda problem: {"votes": paid[problem.id]}, one)
 
     async def _kept(
-        self, name: str, problems: Sequence[Problem], one: Callable[[Problem], Awaitable[Row]]
+        self,
+        problems: Sequence[Problem],
+        settings: Callable[[Problem], dict[str, Any]],
+        one: Callable[[Problem], Awaitable[Row]],
     ) -> list[Row]:
-        options = self.options
-        file = (
-            options.out / f"{options.data.stem}-{options.calculations or 'all'}-{name}-{options.seed}.jsonl"
-        )
-        known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        found: dict[str, Row] = {row["id"]: row for row in known}
-        gate, began = asyncio.Semaphore(options.parallel), perf_counter()
+        options, rows = self.options, self.options.rows
 
-        async def kept(problem: Problem) -> None:
-            async with gate:
-                found[problem.id] = await one(problem)
-            with file.open("a") as out:
-                print(json.dumps(found[problem.id]), file=out)
+        def run(problem: Problem) -> list[Any]:
+            return [options.recipe, problem.task.question, options.seed, settings(problem)]
 
-        await asyncio.gather(*(kept(problem) for problem in problems if problem.id not in found))
-        print(f"{name}: {perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-        return [found[problem.id] for problem in problems]
+        found: list[Row] = await rows.each(problems, run, one, at_once=options.parallel)
+        return found
 
 
 def _blind(problem: Problem) -> Task:
@@ -211,7 +202,6 @@ def _row(problem: Problem, result: Result) -> Row:
     facts = result.diagnostics
     gains = [gain for gain in facts["tool_advantage"] if gain is not None]
     return {
-        "id": problem.id,
         "right": result.answer is not None and same_answer(result.answer, problem.answer),
         "tokens": result.usage.output_tokens,
         "calls": result.usage.tool_calls,
@@ -231,9 +221,9 @@ def share(rows: Sequence[Row]) -> float:
     return fmean(row["right"] for row in rows)
 
 
-def gained(rows: Sequence[Row], base: Sequence[Row]) -> tuple[float, float, float]:
+def gained(rows: Sequence[Row], base: Sequence[Row]) -> Interval:
     """Difference in accuracy on the same problems, with its interval."""
-    return bootstrap([a["right"] - b["right"] for a, b in zip(rows, base, strict=True)], draws=2000)
+    return paired([row["right"] for row in rows], [row["right"] for row in base], draws=2000)
 
 
 HEAD = f"{'method':36} {'accuracy':>8}  {'95 % interval':15} {'tokens':>8} {'ahead':>7}  against "
@@ -251,8 +241,7 @@ def line(name: str, found: Sequence[Row], base: Sequence[Row] | None = None) -> 
     low, high = wilson(sum(row["right"] for row in found), len(found))
     against = ""
     if base is not None and base is not found:
-        gain, worst, best = gained(found, base)
-        against = f"{gain:+.3f} [{worst:+.3f}, {best:+.3f}]"
+        against = told(gained(found, base))
     mean = {key: sum(row[key] for row in found) / len(found) for key in ("tokens", "ahead")}
     figures = f"[{low:.3f}, {high:.3f}] {mean['tokens']:8.1f} {mean['ahead']:7.1f}"
     print(f"{name:36} {share(found):8.3f}  {figures}  {against}", flush=True)

@@ -1,4 +1,4 @@
-"""Other local stores on the entries, queries and vectors of `memory.py`, beside ours.
+"""What do other local stores cost and find, on the entries, queries and vectors of `memory.py`, beside ours?
 
     python benchmarks/memory_beside.py ours langgraph mem0 [--sizes 1000 10000 100000] [--queries 100]
 
@@ -10,19 +10,17 @@ its Python. All embed with wordllama. `found` is the part of queries whose entry
 takes more than --most seconds to write is not asked for larger sizes.
 """
 
-import argparse
 import asyncio
 import os
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
+from arguments import command
+from printing import table_head, table_row
 
 from abduce.memory.embedder import wordllama
 from abduce.serving.entries import Entry
@@ -115,10 +113,8 @@ def measure(name: str, sizes: Sequence[int], n: int, most_s: float) -> None:
                 write(batch)
                 wrote += time.perf_counter() - began
                 if wrote > most_s:
-                    print(
-                        f"| {name} | {size:,} | {(first + BATCH - start) / wrote:,.0f} | not reached | | | |",
-                        flush=True,
-                    )
+                    rate = f"{(first + BATCH - start) / wrote:,.0f}"
+                    table_row(name, f"{size:,}", rate, "not reached", "", "", "")
                     return
             rng, took, found = random.Random(size), [], 0
             targets = [rng.randrange(size) for _ in range(n)]
@@ -130,24 +126,22 @@ def measure(name: str, sizes: Sequence[int], n: int, most_s: float) -> None:
                 took.append(1e3 * (time.perf_counter() - began))
             took.sort()
             p50, p99 = took[n // 2], took[int(0.99 * n)]
-            line = f"| {name} | {size:,} | {(size - start) / wrote:,.0f} | {p50:.1f} | {p99:.1f} |"
-            print(f"{line} {found / n:.2f} | {memory_mb():,.0f} |", flush=True)
+            rate = f"{(size - start) / wrote:,.0f}"
+            figures = (f"{p50:.1f}", f"{p99:.1f}", f"{found / n:.2f}", f"{memory_mb():,.0f}")
+            table_row(name, f"{size:,}", rate, *figures)
             start = size
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command(__doc__)
     parser.add_argument("stores", nargs="+", choices=list(STORES))
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--most", type=float, default=120.0)
-    given = parser.parse_args()
-    print("| store | entries | written/s | p50 ms | p99 ms | found@10 | memory MB |")
-    print("|---|---|---|---|---|---|---|")
-    for name in given.stores:
-        measure(name, given.sizes, given.queries, given.most)
+    options = parser.parse_args()
+    table_head("store", "entries", "written/s", "p50 ms", "p99 ms", "found@10", "memory MB")
+    for name in options.stores:
+        measure(name, options.sizes, options.queries, options.most)
 
 
 if __name__ == "__main__":

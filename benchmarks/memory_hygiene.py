@@ -13,11 +13,12 @@ how many right and wrong entries the audit calls unhelpful or decay has retired,
 the store harmful.
 """
 
-import argparse
 import asyncio
 import random
 from dataclasses import dataclass, replace
 from statistics import mean
+
+from arguments import command
 
 from abduce.memory.audit import audit, lift
 from abduce.memory.decay import Decay, decay
@@ -85,12 +86,12 @@ async def called(store: InMemory) -> tuple[int, int, int]:
 
 async def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = command(__doc__)
     parser.add_argument("--problems", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    given = parser.parse_args()
-    print(f"{given.problems} problems, {given.seeds} seeds, {RULES} rules; solved alone {ALONE:.0%}")
+    options = parser.parse_args()
+    print(f"{options.problems} problems, {options.seeds} seeds, {RULES} rules; solved alone {ALONE:.0%}")
     head = (
         "store",
         "solved",
@@ -103,9 +104,9 @@ async def main() -> None:
     print("{:>14}  {:>6}  {:>6}  {:>18}  {:<22}  {:<24}  {}".format(*head))
     for arm in ARMS:
         rates, gains, says, counts, shown = [], [], [], [], ""
-        for seed in range(given.first, given.first + given.seeds):
-            without, _ = await run(Arm("none"), given.problems, seed)
-            solved, store = await run(arm, given.problems, seed)
+        for seed in range(options.first, options.first + options.seeds):
+            without, _ = await run(Arm("none"), options.problems, seed)
+            solved, store = await run(arm, options.problems, seed)
             got = lift(solved, without)
             rates.append(got.with_memory)
             gains.append(got.mean)

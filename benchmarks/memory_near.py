@@ -8,7 +8,6 @@ by the index (`memory/postgres_near.py`). Without a URL a private server is star
 `pgserver`.
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -20,11 +19,11 @@ import numpy as np
 import psycopg
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "orchestrator"))
 
-import postgres_server
+from arguments import command
 
 from abduce.memory import postgres_near
+from tests.orchestrator import postgres_server
 
 DIMS, CENTRES, SPREAD, N = 256, 200, 0.7, 128
 TABLES = """
@@ -40,11 +39,11 @@ ORDER BY vector OPERATOR(public.<#>) %s::public.vector LIMIT %s
 
 def main() -> int:
     """Measure and print."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--size", type=int, default=20_000)
-    arguments.add_argument("--queries", type=int, default=50)
-    arguments.add_argument("--url", help="a server with pgvector")
-    options = arguments.parse_args()
+    parser = command(__doc__)
+    parser.add_argument("--size", type=int, default=20_000)
+    parser.add_argument("--queries", type=int, default=50)
+    parser.add_argument("--url", help="a server with pgvector")
+    options = parser.parse_args()
     if options.url:
         return measured(options.url, options.size, options.queries)
     spec = find_spec("pgserver")

@@ -1,4 +1,4 @@
-"""The laws of the particle methods on their full grid: unbiased evidence, consistency, Gibbs invariance.
+"""Do the particle methods keep their laws on the full grid: unbiased evidence, consistency, invariance?
 
 Every law comes with a negative control, a method with a known fault that must fail the same test. The
 table says what was measured, what was demanded, and whether it was met; the exit code is 1 if any law
@@ -23,6 +23,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+from arguments import command
+from printing import met
 
 from abduce.strategies.entropic_filter import EntropicFilter
 from abduce.strategies.parallel_tempering import ParallelTempering
@@ -61,12 +63,12 @@ Check = Callable[[], Row]
 
 def main() -> int:
     """Run all checks, print the table."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--jobs", type=int, default=1)
-    arguments.add_argument("--replicates", type=int, default=8000)
-    arguments.add_argument("--draws", type=int, default=60_000)
-    arguments.add_argument("--only", choices=sorted(GROUPS), default=None)
-    options = arguments.parse_args()
+    parser = command(__doc__)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--replicates", type=int, default=8000)
+    parser.add_argument("--draws", type=int, default=60_000)
+    parser.add_argument("--only", choices=sorted(GROUPS), default=None)
+    options = parser.parse_args()
     groups = [options.only] if options.only else list(GROUPS)
     checks = [check for name in groups for check in GROUPS[name](options)]
     began = time.time()
@@ -74,8 +76,7 @@ def main() -> int:
     with ProcessPoolExecutor(options.jobs) as pool:
         for row in pool.map(call, checks):
             rows.append(row)
-            verdict = "met" if row.met else "NOT MET"
-            print(f"{row.law:14} {row.setting:58} {row.figure:34} {row.demand:26} {verdict}", flush=True)
+            print(f"{row.law:14} {row.setting:58} {row.figure:34} {row.demand:26} {met(row.met)}", flush=True)
     failed = [row for row in rows if not row.met]
     worst = max((row.value for row in rows if row.law == "evidence"), default=0.0)
     print(

@@ -1,8 +1,8 @@
-"""LLMCompiler beside ReAct on comparison questions, with the same look-ups, the same model time and answers.
-One row for each number of look-ups: of the articles that a question needs, and further ones of its context.
+"""What does a plan (LLMCompiler) save over an agent (ReAct) on comparison questions, with the same look-ups?
 
     python benchmarks/planner.py hotpotqa.jsonl
 
+One row for each number of look-ups: of the articles that a question needs, and further ones of its context.
 The file is HotpotQA's: `question`, `answer`, `type`, `context`, `supporting_facts`. Planner, joiner and agent
 are scripted (they know the articles that a question needs, and its answer), so what is compared is the
 method: requests, prompt tokens, time. A look-up searches the question's own articles by BM25 and takes 0.3 s;
@@ -10,7 +10,6 @@ the model takes 0.2 s and 20 ms a token it writes. Tokens are words. Time is tha
 nobody waits.
 """
 
-import argparse
 import asyncio
 import json
 import random
@@ -20,8 +19,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "tools"))
-from still_clock import timed
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from arguments import command
+from rows import json_lines
 
 from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.services import Services
@@ -34,6 +35,7 @@ from abduce.strategies.policy import POLICIES
 from abduce.strategies.react import ReAct
 from abduce.tools.base import Tool, tool
 from abduce.tools.search import Search
+from tests.tools.still_clock import timed
 
 
 class Told(Scripted):
@@ -102,16 +104,15 @@ def compare(row: dict[str, Any], k: int) -> tuple[tuple[Result, Usage, float], t
 
 def main() -> None:
     """Compare on all questions that compare two things."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command(__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--most", type=int, default=6, help="look-ups")
-    args = parser.parse_args()
-    rows = [json.loads(line) for line in args.file.read_text().splitlines()]
-    rows = [row for row in rows if row.get("type", "comparison") == "comparison"]
+    options = parser.parse_args()
+    rows = [row for row in json_lines(options.file) if row.get("type", "comparison") == "comparison"]
     random.Random(0).shuffle(rows)
     print(f"{len(rows)} comparison questions")
     print("look-ups  same answers  requests     prompt tokens  written    seconds       time ratio")
-    for k in range(1, args.most + 1):
+    for k in range(1, options.most + 1):
         pairs = [compare(row, k) for row in rows]
         same = sum(one[0].answer == other[0].answer for one, other in pairs)
         told = [

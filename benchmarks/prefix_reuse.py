@@ -17,7 +17,6 @@ perfect tree serves the second from the cache: a server only does so if they are
 1 if a strategy's reported share is below 0.9 of the perfect one.
 """
 
-import argparse
 import asyncio
 import os
 import sys
@@ -28,6 +27,9 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from arguments import checked, command
+from printing import met, table_head, table_row
 
 from abduce.orchestrator.solve import build
 from abduce.serving.base import Served
@@ -124,12 +126,13 @@ async def run(url: str, name: str, tokens: int) -> Recorder:
 
 def main() -> int:
     """Search, print, judge."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command(__doc__)
     parser.add_argument("strategies", nargs="*", default=[*STRATEGIES], help=f"of {', '.join(STRATEGIES)}")
     parser.add_argument("--url", help="of a running server, whose cache is emptied (default: start one)")
     parser.add_argument("--tokens", type=int, default=16, help="most tokens of a step (default 16)")
     options = parser.parse_args()
-    met = True
+    names = checked(parser, options.strategies, STRATEGIES)
+    held = True
     with ExitStack() as stack:
         url = options.url
         if url is None:
@@ -139,19 +142,16 @@ def main() -> int:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             url = stack.enter_context(launch.running(launcher.server(small_model(), folder / "log"))).url
         print(f"{os.cpu_count()} cores, steps of at most {options.tokens} tokens, {url}\n")
-        print("| strategy | calls | prompt tokens | perfect | reported | of perfect |")
-        print("|---|---|---|---|---|---|")
-        for name in options.strategies:
+        table_head("strategy", "calls", "prompt tokens", "perfect", "reported", "of perfect")
+        for name in names:
             seen = asyncio.run(run(url, name, options.tokens))
             share = seen.reported / seen.perfect
-            met &= share >= BAR
+            held &= share >= BAR
             perfect, reported = seen.perfect / seen.total, seen.reported / seen.total
-            print(
-                f"| {name} | {seen.calls} | {seen.total} | {perfect:.3f} | {reported:.3f} | {share:.3f} |",
-                flush=True,
-            )
-    print(f"\nat least {BAR} of a perfect prefix tree: {'met' if met else 'NOT met'}")
-    return 0 if met else 1
+            shares = (f"{each:.3f}" for each in (perfect, reported, share))
+            table_row(name, seen.calls, seen.total, *shares)
+    print(f"\nat least {BAR} of a perfect prefix tree: {met(held)}")
+    return 0 if held else 1
 
 
 if __name__ == "__main__":

@@ -23,22 +23,19 @@ two readings of a span are the same. The reader cannot think: thinking at equal 
 torch and transformers.
 """
 
-import argparse
 import math
 import random
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from intervals import bootstrap
+from arguments import command
+from intervals import paired, told
+from printing import table_head, table_row
 from torch.utils.flop_counter import FlopCounterMode
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from abduce.serving.transformers import query_weights
 from abduce.serving.transformers.batching import Batcher
@@ -163,8 +160,8 @@ def read(model: Any, context: Context, *, config: QueryTTT | None = None, scale:
 
 
 def compare(model: Any, n_contexts: int, config: QueryTTT, growths: Sequence[int]) -> None:
-    print("| facts | tokens | way | accuracy | difference | not asked before | attention | seconds |")
-    print("|---:|---:|---|---:|---|---:|---:|---:|")
+    columns = ("facts", "tokens", "way", "accuracy", "difference", "not asked before", "attention")
+    table_head(*columns, "seconds")
     for growth in growths:
         rng = random.Random(growth)
         contexts = [context_of(FEWEST * growth, rng) for _ in range(n_contexts)]
@@ -179,14 +176,17 @@ def compare(model: Any, n_contexts: int, config: QueryTTT, growths: Sequence[int
             done = [read(model, context, **words) for context in contexts]
             plain = plain or done
             mean = [sum(column) / n_contexts for column in zip(*map(_numbers, done), strict=True)]
-            _, low, high = bootstrap([a.right - b.right for a, b in zip(done, plain, strict=True)])
-            gain = mean[0] - sum(each.right for each in plain) / n_contexts
-            told = "" if way == "as it is" else f"{gain:+.2f} [{low:+.2f}, {high:+.2f}]"
-            size = f"{FEWEST * growth} | {len(contexts[0].ids)}"
+            gain = paired([each.right for each in done], [each.right for each in plain])
             fresh = [each.right for each, context in zip(done, contexts, strict=True) if not context.asked]
             unasked = f"{sum(fresh)} of {len(fresh)}"
-            shown = [f"{mean[0]:.2f}", told, unasked, f"{mean[1]:.3f}", f"{mean[2]:.2f}"]
-            print(f"| {size} | {way} | {' | '.join(shown)} |", flush=True)
+            shown = [
+                f"{mean[0]:.2f}",
+                told(gain, "+.2f") if plain is not done else "",
+                unasked,
+                f"{mean[1]:.3f}",
+                f"{mean[2]:.2f}",
+            ]
+            table_row(FEWEST * growth, len(contexts[0].ids), way, *shown)
 
 
 def _numbers(done: Read) -> tuple[float, float, float]:
@@ -194,8 +194,7 @@ def _numbers(done: Read) -> tuple[float, float, float]:
 
 
 def sweep(model: Any, n_contexts: int, config: QueryTTT) -> None:
-    print("| learning rate | accuracy | attention on the needle |")
-    print("|---:|---:|---:|")
+    table_head("learning rate", "accuracy", "attention on the needle")
     rng = random.Random(1000)  # other contexts than those of `compare`
     contexts = [context_of(FEWEST * GROWTH[-1], rng) for _ in range(n_contexts)]
     for rate in (0.0, *RATES):
@@ -203,7 +202,7 @@ def sweep(model: Any, n_contexts: int, config: QueryTTT) -> None:
         right, mass = (
             sum(column) / n_contexts for column in list(zip(*map(_numbers, done), strict=True))[:2]
         )
-        print(f"| {rate:g} | {right:.2f} | {mass:.3f} |", flush=True)
+        table_row(f"{rate:g}", f"{right:.2f}", f"{mass:.3f}")
 
 
 # ---------------------------------------------------------------- what it costs
@@ -223,8 +222,7 @@ def cost(
         max_position_embeddings=8192,
     )
     model = transformers.LlamaForCausalLM(sizes).eval()
-    print("| keys that the span sees | multiplications over the count | CPU seconds, median of 7 |")
-    print("|---:|---:|---:|")
+    table_head("keys that the span sees", "multiplications over the count", "CPU seconds, median of 7")
     for n in (300, 1500, 4000):
         ids = torch.randint(0, vocabulary, (n,), generator=torch.Generator().manual_seed(n))
         own, k = query_weights.twin(model), config.span
@@ -242,11 +240,11 @@ def cost(
             seconds.append(time.process_time() - began)
         told = 2 * layers * k * (2 * hidden * (start + k) + (2 + 3 * wide / hidden) * hidden**2)
         ratio = counter.get_total_flops() / 2 / told
-        print(f"| {start + k} | {ratio:.3f} | {sorted(seconds)[3]:.3f} |", flush=True)
+        table_row(start + k, f"{ratio:.3f}", f"{sorted(seconds)[3]:.3f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = command(__doc__)
     parser.add_argument("--contexts", type=int, default=60)
     parser.add_argument("--sharpness", type=float, default=1.5)
     parser.add_argument("--rate", type=float, default=0.01)
@@ -255,18 +253,18 @@ def main() -> None:
     parser.add_argument("--growth", type=int, nargs="*", default=GROWTH)
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--cost", action="store_true")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    config = QueryTTT(n_steps=given.steps, span=given.span, learning_rate=given.rate)
-    if given.cost:
+    config = QueryTTT(n_steps=options.steps, span=options.span, learning_rate=options.rate)
+    if options.cost:
         cost(config)
         return
-    model = reader(given.sharpness)
-    print(f"{given.contexts} contexts, sharpness {given.sharpness:g}, {config}\n")
-    if given.sweep:
-        sweep(model, given.contexts, config)
+    model = reader(options.sharpness)
+    print(f"{options.contexts} contexts, sharpness {options.sharpness:g}, {config}\n")
+    if options.sweep:
+        sweep(model, options.contexts, config)
     else:
-        compare(model, given.contexts, config, given.growth)
+        compare(model, options.contexts, config, options.growth)
 
 
 if __name__ == "__main__":

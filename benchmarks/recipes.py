@@ -1,4 +1,4 @@
-"""Every packaged recipe on the embedded model: it loads, comes back from YAML as it was, compiles and runs.
+"""Does every packaged recipe load, come back from YAML as it was, compile and run, on the small model?
 
     python benchmarks/recipes.py                  3 problems each, and exit code 1 if a run fails
     python benchmarks/recipes.py --n 5 retry-products revised-math
@@ -9,13 +9,14 @@ human of a recipe that asks knows the answer. A small model gets many wrong; wha
 ends, with an answer or because its budget of 3,000 tokens is used up.
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from os import environ
 from pathlib import Path
 from time import perf_counter
+
+from arguments import command
 
 from abduce.orchestrator import recipe, strict_yaml
 from abduce.orchestrator.judge import same_answer
@@ -53,10 +54,10 @@ CHOICES = {"home town": ("town center", "location", "native city", "home run")}
 
 def main() -> int:
     """Run them, print the table."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("recipes", nargs="*", default=recipe.packaged())
-    arguments.add_argument("--n", type=int, default=3, help="problems of each")
-    options = arguments.parse_args()
+    parser = command(__doc__)
+    parser.add_argument("recipes", nargs="*", default=recipe.packaged())
+    parser.add_argument("--n", type=int, default=3, help="problems of each")
+    options = parser.parse_args()
     print(f"{'recipe':26} {'ran':>5} {'right':>5} {'steps':>6} {'calls':>6} {'tokens':>7} {'s/problem':>9}")
     failed = 0
     with tempfile.TemporaryDirectory() as home:  # for memories

@@ -15,9 +15,7 @@
 list. The exit code is 1 if a bar is not met: 60 ms for a warm start, 30 ms for a branch, each the median.
 """
 
-import argparse
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -25,7 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from arguments import command
+from printing import machine, met, table_head, table_row
 
 from abduce.tools.python import run_python
 from abduce.tools.sandbox import Sandbox, SandboxRefused, Session
@@ -39,9 +38,9 @@ STATES = {
 
 def main() -> int:
     """Measure, print, judge."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--repeats", type=int, default=40)
-    repeats = arguments.parse_args().repeats
+    parser = command(__doc__)
+    parser.add_argument("--repeats", type=int, default=40)
+    repeats = parser.parse_args().repeats
     sandbox = Sandbox()
     try:
         walls = sandbox.isolation
@@ -49,11 +48,8 @@ def main() -> int:
         print(refusal)
         return 2
     load = os.getloadavg()[0]
-    print(
-        f"{platform.machine()}, Linux {platform.release()}, {os.cpu_count()} cores, load {load:.1f}, ", end=""
-    )
-    print(f"Python {platform.python_version()}, walls by {walls}, {repeats} repeats\n")
-    print("| measure | median, ms | least | most |\n|---|---|---|---|")
+    print(f"{machine()}, load {load:.1f}; walls by {walls}, {repeats} repeats\n")
+    table_head("measure", "median, ms", "least", "most")
     show("first start", [first_start() for _ in range(5)])
     bars = [(START_MS, show("start", [start(sandbox) for _ in range(repeats)]))]
     with sandbox.start() as session:
@@ -70,9 +66,9 @@ def main() -> int:
     show(
         "  floor: a bare python", [timed(lambda: subprocess.run(python, check=True)) for _ in range(repeats)]
     )
-    met = all(found <= bar for bar, found in bars)
-    print(f"\n{'met' if met else 'NOT met'}: start ≤ {START_MS:g} ms, branch ≤ {BRANCH_MS:g} ms")
-    return int(not met)
+    held = all(found <= bar for bar, found in bars)
+    print(f"\n{met(held)}: start ≤ {START_MS:g} ms, branch ≤ {BRANCH_MS:g} ms")
+    return int(not held)
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -128,7 +124,7 @@ def floor_fork(program: str, repeats: int) -> list[float]:
 
 def show(name: str, figures: list[float]) -> float:
     """One line of the table; returns the median."""
-    print(f"| {name} | {median(figures):.1f} | {min(figures):.1f} | {max(figures):.1f} |", flush=True)
+    table_row(name, *(f"{of(figures):.1f}" for of in (median, min, max)))
     return median(figures)
 
 

@@ -12,21 +12,17 @@ Each run grows from the root to the size given; the last tenth alone shows wheth
 (min to max) of process CPU time, garbage collection included. The exit code is 1 if the bar is not met.
 """
 
-import argparse
 import gc
-import os
-import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 from zlib import crc32
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from arguments import command
+from printing import machine, met, spread
 
-import abduce
 from abduce.serving.flow import Flow, Note
 from abduce.strategies.a_star import AStar
 from abduce.strategies.base import Policy, Proposal, Score, State, Step, Task
@@ -81,23 +77,23 @@ class Checksum:
 
 def main() -> int:
     """Measure, print, judge."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--repeats", type=int, default=15, help="a fifth of them at 100,000 nodes")
-    arguments.add_argument("--sizes", type=int, nargs="+", default=[1000, BAR_NODES, LARGE])
-    options = arguments.parse_args()
-    print(setting(options.repeats))
+    parser = command(__doc__)
+    parser.add_argument("--repeats", type=int, default=15, help="a fifth of them at 100,000 nodes")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, BAR_NODES, LARGE])
+    options = parser.parse_args()
+    print(f"{machine()}; {options.repeats} repeats after one to warm up: median (min to max)")
     print(f"\nµs CPU per expansion, k = {K}\n")
     print(f"{'':8} {'nodes':>8}   {'from the root on':26} the last tenth")
     found = measure(options.sizes, options.repeats)
     for (name, size), rows in found.items():
         whole, last = zip(*rows, strict=True)
-        print(f"{name:8} {size:8}   {spread(whole):26} {spread(last)}")
+        print(f"{name:8} {size:8}   {spread(whole, '6.1f'):26} {spread(last, '6.1f')}")
     if BAR_NODES not in options.sizes:
         return 0
     figure = median(whole for whole, _ in found["Search", BAR_NODES])
-    met = figure <= BAR_US
-    print(f"\nSearch at {BAR_NODES} nodes: {figure:.1f} ≤ {BAR_US:g} µs   {'met' if met else 'NOT met'}")
-    return 0 if met else 1
+    held = figure <= BAR_US
+    print(f"\nSearch at {BAR_NODES} nodes: {figure:.1f} ≤ {BAR_US:g} µs   {met(held)}")
+    return 0 if held else 1
 
 
 def measure(sizes: Sequence[int], repeats: int) -> dict[tuple[str, int], list[tuple[float, float]]]:
@@ -143,20 +139,6 @@ def timed(flow: Iterator[Any], size: int) -> tuple[float, float]:
             break
     ended = time.process_time()
     return (ended - began) / expansions * 1e6, (ended - late) / max(1, expansions - before) * 1e6
-
-
-def spread(figures: Sequence[float]) -> str:
-    """Median (min to max)."""
-    return f"{median(figures):6.1f}  ({min(figures):.1f} to {max(figures):.1f})"
-
-
-def setting(repeats: int) -> str:
-    """Where and how."""
-    return (
-        f"abduce {abduce.__version__}, Python {platform.python_version()}, {platform.system()} "
-        f"{platform.machine()}, {os.cpu_count()} cores; {repeats} repeats after one to warm up: "
-        "median (min to max)"
-    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,18 @@
 """What a learned choice of the first strategy brings, on simulated problems and on the small model.
 
-python benchmarks/smart.py table [--data gsm8k/test.jsonl] [--problems 360] [--out build/smart/table.jsonl]
+    python benchmarks/smart.py simulated [--seeds 100]
+    python benchmarks/smart.py router [--data gsm8k/test.jsonl] [--problems 360] [--rows FILE]
+
+`simulated`: the environments of the tests, whose chances are known. `router`: sums, word problems and
+products for the small model. Each of three strategies tries each problem once; then the choice is replayed
+from the table, in --orders random orders: the router learns on one half of the problems and is judged on the
+other, beside each strategy always, an even draw, and the oracle that picks a right one where there is one.
+With refinement the others follow until one is right, in the order of their learnt values or in a fixed one.
 """
 
 import argparse
 import asyncio
-import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,20 +22,24 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from abduce.orchestrator.driver import Driver
+from arguments import command, keeps_rows
+from intervals import bootstrap, paired
+from printing import met
+from rows import Row, Rows
+from solving import solved
+
 from abduce.orchestrator.evaluate import read_problems, wilson
 from abduce.orchestrator.judge import same_answer
 from abduce.orchestrator.services import Services
 from abduce.serving.embedded import Embedded
 from abduce.serving.seeds import derive
-from abduce.strategies.base import Result, Strategy, Task
+from abduce.strategies.base import Strategy, Task
 from abduce.strategies.policy import policy
 from abduce.strategies.smart.arms import arm
 from abduce.strategies.smart.bandit import Chooser
 from abduce.strategies.smart.features import features, signature
 from abduce.strategies.smart.router import Attempt, Decision, Learn, Router
 from abduce.tools import toolbox
-from benchmarks.intervals import bootstrap
 from tests.strategies.smart.environments import Problem, hidden, planted, play, value
 
 ARMS: dict[str, Any] = {"cot": "cot", "l2m": {"strategy": "l2m", "one_call": True}, "pot": "pot"}
@@ -45,31 +54,27 @@ POLICY = {
         ("What is 14 + 25 + 8?", "14 + 25 = 39.\n39 + 8 = 47.\nThe answer is 47."),
     ),
 }  # fmt: skip
-Row = dict[str, Any]
 
 
 def main() -> int:
     """Run one part, print its table."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = arguments.add_subparsers(required=True)
-    part = parts.add_parser("table")
-    part.add_argument("--data", type=Path)
-    part.add_argument("--problems", type=int, default=360)
-    part.add_argument("--parallel", type=int, default=4)
-    part.add_argument("--slots", type=int, default=12)
-    part.add_argument("--seed", type=int, default=0)
-    part.add_argument("--out", type=Path, default=Path("build/smart/table.jsonl"))
-    part.add_argument("--seconds", type=float, default=1e9, help="begin no problem after so long")
-    part.set_defaults(run=lambda options: asyncio.run(table(options)))
+    parser = command(__doc__)
+    parts = parser.add_subparsers(required=True)
     part = parts.add_parser("simulated")
     part.add_argument("--seeds", type=int, default=100)
     part.set_defaults(run=simulated)
     part = parts.add_parser("router")
-    part.add_argument("table", type=Path, nargs="?", default=Path("build/smart/table.jsonl"))
+    part.add_argument("--data", type=Path, help="GSM8K's, for half of the word problems")
+    part.add_argument("--problems", type=int, default=360)
+    part.add_argument("--parallel", type=int, default=4)
+    part.add_argument("--slots", type=int, default=12)
+    part.add_argument("--seed", type=int, default=0)
     part.add_argument("--orders", type=int, default=10)
-    part.set_defaults(run=routed)
-    options = arguments.parse_args()
-    return int(options.run(options))
+    keeps_rows(part, "build/smart.jsonl")
+    part.set_defaults(run=router)
+    options = parser.parse_args()
+    options.run(options)
+    return 0
 
 
 # ---------------------------------------------------------------- problems
@@ -117,70 +122,78 @@ def made(rng: Random) -> tuple[str, str]:
 # ---------------------------------------------------------------- every arm on every problem
 
 
-async def table(options: argparse.Namespace) -> int:
-    """Run all arms on all problems; rows are written as they come, and gone on with."""
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    done = {row["id"] for row in read(options.out)} if options.out.exists() else set()
-    waiting = [row for row in problems(options.problems, options.data, options.seed) if row["id"] not in done]
+async def table(options: argparse.Namespace) -> list[Row]:
+    """What came of all arms on all problems."""
     engine = Embedded(slots=options.slots, context=1024)
     arms = {name: arm(spec, policy(POLICY)) for name, spec in ARMS.items()}
     services = Services({"policy": engine}, tools=toolbox(["python"]))
 
-    began = time.monotonic()
+    async def tried(row: Row) -> Row:
+        seed = derive(options.seed, row["id"])
+        each = await asyncio.gather(*(one(a, services, row, seed) for a in arms.values()))
+        return {**row, "arms": dict(zip(arms, each, strict=True))}
 
-    async def work() -> None:
-        while waiting and time.monotonic() - began < options.seconds:
-            row = waiting.pop(0)
-            seed = derive(options.seed, row["id"])
-            row["arms"] = dict(
-                zip(
-                    arms,
-                    await asyncio.gather(*(one(a, services, row, seed) for a in arms.values())),
-                    strict=True,
-                )
-            )
-            with options.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-
-    await asyncio.gather(*(work() for _ in range(options.parallel)))
+    rows: Rows = options.rows
+    asked = problems(options.problems, options.data, options.seed)
+    found = await rows.each(
+        asked, lambda row: [options.seed, row["id"], row["question"]], tried, at_once=options.parallel
+    )
     await engine.close()
-    return 0
+    return found
 
 
 async def one(strategy: Strategy, services: Services, row: Row, seed: int) -> Row:
     """One attempt at one problem."""
-    driver = Driver(services, seed=seed)
-    result: Result = await driver.run(strategy.solve(Task(row["question"]), seed=seed))
+    result, usage = await solved(strategy, Task(row["question"]), services, seed=seed)
     right = result.answer is not None and same_answer(str(result.answer), row["answer"])
     return {
         "y": int(right),
-        "tokens": driver.ledger.usage.output_tokens,
+        "tokens": usage.output_tokens,
         "answer": result.answer,
         "text": result.text,
     }
 
 
-def read(file: Path) -> list[Row]:
-    """The rows of a file."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
 # ---------------------------------------------------------------- the choice, replayed
 
 
-def routed(options: argparse.Namespace) -> int:
+def router(options: argparse.Namespace) -> None:
     """Fixed arms, the router, the oracle; then with refinement."""
-    rows = read(options.table)
-    names = list(ARMS)
+    rows, names = asyncio.run(table(options)), list(ARMS)
     families = Counter(row["family"] for row in rows)
     print(
         f"{len(rows)} problems ({dict(families)}), arms {names}, {options.orders} orders, two halves each\n"
     )
     fixed = {name: [row["arms"][name]["y"] for row in rows] for name in names}
-    best = max(names, key=lambda name: sum(fixed[name]))
     oracle = [float(any(row["arms"][name]["y"] for name in names)) for row in rows]
     learnt = [held_out(rows, names, seed) for seed in range(options.orders)]
     mean = {key: [fmean(run[i][key] for run in learnt) for i in range(len(rows))] for key in learnt[0][0]}
+    first_attempts(rows, fixed, mean, oracle)
+    print(f"\n{'with refinement':22} {'Acc@T':>6} {'attempts':>9} {'tokens':>7}")
+    ranked = sorted(names, key=lambda name: -sum(fixed[name]))
+    for order in (names, ranked):
+        n, spent = zip(*(by_order(row, order) for row in rows), strict=True)
+        print(f"{', '.join(order):22} {fmean(oracle):6.3f} {fmean(n):9.2f} {fmean(spent):7.1f}")
+        _, low, high = paired(n, mean["attempts"], draws=2000)
+        print(f"{'':22} the router saves {low:+.2f} to {high:+.2f} attempts")
+    print(f"{'router, then the rest':22} {fmean(oracle):6.3f} {fmean(mean['attempts']):9.2f} "
+          f"{fmean(mean['all tokens']):7.1f}")  # fmt: skip
+    for family in families:
+        shown = [i for i, row in enumerate(rows) if row["family"] == family]
+        told = ", ".join(f"{name} {fmean(fixed[name][i] for i in shown):.3f}" for name in names)
+        print(f"{family}: {told}, router {fmean(mean['y'][i] for i in shown):.3f}, "
+              f"oracle {fmean(oracle[i] for i in shown):.3f}")  # fmt: skip
+
+
+def first_attempts(
+    rows: Sequence[Row],
+    fixed: dict[str, list[float]],
+    mean: dict[str, list[float]],
+    oracle: list[float],
+) -> None:
+    """The table of first attempts, and whether the router gains over the best arm."""
+    names = list(fixed)
+    best = max(names, key=lambda name: sum(fixed[name]))
     cost = {name: [float(row["arms"][name]["tokens"]) for row in rows] for name in names}
     print(f"{'first attempt':16} {'Acc@1':>6}  {'95 %':15} {'tokens':>6} {'a problem solved':>17}")
     ways = {f"always {name}": (fixed[name], cost[name]) for name in names}
@@ -192,7 +205,7 @@ def routed(options: argparse.Namespace) -> int:
         solved = sum(tokens) / max(1e-9, sum(right))
         print(f"{way:16} {share:.3f}  {low:.3f} - {high:.3f}  {fmean(tokens):6.1f} {solved:17.1f}")
     print(f"{'oracle':16} {fmean(oracle):.3f}")
-    gain, low, high = bootstrap([a - b for a, b in zip(mean["y"], fixed[best], strict=True)], draws=2000)
+    gain, low, high = paired(mean["y"], fixed[best], draws=2000)
     saved = 1 - sum(mean["tokens"]) / sum(cost[best])
     print(f"\nrouter minus {best}: {gain:+.3f} ({low:+.3f} to {high:+.3f}), tokens saved {saved:+.1%}")
     if fmean(oracle) - fmean(fixed[best]) < 0.02:
@@ -200,22 +213,7 @@ def routed(options: argparse.Namespace) -> int:
     else:
         won = gain >= 0.01 or (gain >= -0.01 and saved >= 0.1)
         sure = "" if low > 0 else ", not beyond chance"
-        print(f"a point more, or as many with a tenth fewer tokens: {'met' if won else 'NOT met'}{sure}")
-    print(f"\n{'with refinement':22} {'Acc@T':>6} {'attempts':>9} {'tokens':>7}")
-    ranked = sorted(names, key=lambda name: -sum(fixed[name]))
-    for order in (names, ranked):
-        n, spent = zip(*(by_order(row, order) for row in rows), strict=True)
-        print(f"{', '.join(order):22} {fmean(oracle):6.3f} {fmean(n):9.2f} {fmean(spent):7.1f}")
-        _, low, high = bootstrap([a - b for a, b in zip(n, mean["attempts"], strict=True)], draws=2000)
-        print(f"{'':22} the router saves {low:+.2f} to {high:+.2f} attempts")
-    print(f"{'router, then the rest':22} {fmean(oracle):6.3f} {fmean(mean['attempts']):9.2f} "
-          f"{fmean(mean['all tokens']):7.1f}")  # fmt: skip
-    for family in families:
-        shown = [i for i, row in enumerate(rows) if row["family"] == family]
-        told = ", ".join(f"{name} {fmean(fixed[name][i] for i in shown):.3f}" for name in names)
-        print(f"{family}: {told}, router {fmean(mean['y'][i] for i in shown):.3f}, "
-              f"oracle {fmean(oracle[i] for i in shown):.3f}")  # fmt: skip
-    return 0
+        print(f"a point more, or as many with a tenth fewer tokens: {met(won)}{sure}")
 
 
 def held_out(rows: Sequence[Row], names: Sequence[str], seed: int) -> list[dict[str, float]]:
@@ -260,7 +258,7 @@ def by_order(row: Row, names: Sequence[str]) -> tuple[int, int]:
 # ---------------------------------------------------------------- without a model
 
 
-def simulated(options: argparse.Namespace) -> int:
+def simulated(options: argparse.Namespace) -> None:
     """The environments of the tests, with more seeds."""
     for told in (True, False):
         early, late, frozen, regret = [], [], [], []
@@ -289,7 +287,6 @@ def simulated(options: argparse.Namespace) -> int:
             right += router.arm("b").q((1.0,)) > router.arm("a").q((1.0,))
         low, high = wilson(right, options.seeds)
         print(f"{learn:10} explore_full {full:.1f}: {right / options.seeds:.2f} ({low:.2f} to {high:.2f})")
-    return 0
 
 
 def frozen_choice(router: Router) -> Callable[[Problem], dict[str, float]]:

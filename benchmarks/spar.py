@@ -1,28 +1,30 @@
 """What rewriting in a tree gains over drawing anew, and what a noisy judge does to it.
 
-    python benchmarks/spar.py ifeval FILE [--prompts 100] [--out ROWS] [--max-tokens 64] [--slots 12]
-    python benchmarks/spar.py report ROWS
+    python benchmarks/spar.py ifeval FILE [--prompts 100] [--rows FILE] [--pairs FOLDER]
     python benchmarks/spar.py noise
-    python benchmarks/spar.py pairs ROWS FOLDER
 
 `ifeval`: prompts of IFEval's `input_data.jsonl`, judged by their own checks, on the small model: greedy, SPaR
 from the greedy answer, and independent samples, of which best-of-N takes as many as the search wrote, or as
 its tokens pay for. Only prompts that few words can meet are taken, since the small model is slow and loses
-its way. Rows are written as they come; a second call goes on from there. `noise` needs no model: every
-rewrite is bad, and the judge is right 70 % of the time. `pairs` writes training records from the rows.
+its way. `--pairs` also writes training records of the searches. `noise` needs no model: every rewrite is bad,
+and the judge is right 70 % of the time.
 """
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from arguments import command, keeps_rows
+from intervals import paired
+from printing import met
+from rows import Row, Rows, json_lines
+from solving import solved
 
 from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.evaluate import wilson
@@ -30,13 +32,12 @@ from abduce.orchestrator.services import Services
 from abduce.serving.embedded import Embedded
 from abduce.serving.flow import Flow, Sampling
 from abduce.serving.seeds import derive
-from abduce.strategies.base import Check, Policy, Result, State, Task
+from abduce.strategies.base import Check, Policy, State, Task
 from abduce.strategies.policy import policy
 from abduce.strategies.rewards import ifeval
 from abduce.strategies.spar import SPaR
 from abduce.strategies.spar.records import Played, records
 from abduce.strategies.spar.similarity import similarity
-from benchmarks.intervals import bootstrap
 from tests.strategies.spar.noise import error, expected, false_accepts
 
 BRANCH, KEEP, DEPTH = 3, 1, 2  # 6 rewrites at most
@@ -46,30 +47,24 @@ FEW = 8
 
 def main() -> int:
     """Run what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command(__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser("ifeval")
     run.add_argument("file", type=Path)
     run.add_argument("--prompts", type=int, default=100)
-    run.add_argument("--out", type=Path, default=Path("spar-ifeval.jsonl"))
-    run.add_argument("--max-tokens", type=int, default=64)
-    run.add_argument("--slots", type=int, default=12)
-    run.add_argument("--seconds", type=float, default=1e9, help="begin no prompt after so long")
-    verbs.add_parser("report").add_argument("rows", type=Path)
+    run.add_argument("--max-tokens", type=int, default=64, help="of an answer")
+    run.add_argument("--slots", type=int, default=12, help="of the engine: how many it writes at a time")
+    run.add_argument("--pairs", type=Path, metavar="FOLDER", help="for training records")
+    keeps_rows(run, "build/spar.jsonl")
     verbs.add_parser("noise")
-    pairs = verbs.add_parser("pairs")
-    pairs.add_argument("rows", type=Path)
-    pairs.add_argument("folder", type=Path)
-    chosen = parser.parse_args()
-    if chosen.verb == "noise":
+    options = parser.parse_args()
+    if options.verb == "noise":
         noise()
-    elif chosen.verb == "ifeval":
-        asyncio.run(measure(chosen))
-        report(read(chosen.out))
-    elif chosen.verb == "report":
-        report(read(chosen.rows))
-    else:
-        write_pairs(read(chosen.rows), chosen.folder)
+        return 0
+    rows = asyncio.run(measure(options))
+    report(rows)
+    if options.pairs:
+        write_pairs(rows, options.pairs)
     return 0
 
 
@@ -78,9 +73,8 @@ def main() -> int:
 
 def tasks(file: Path, n: int) -> list[tuple[int, Task]]:
     """The first n prompts that few words can meet."""
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
     found = []
-    for row in rows:
+    for row in json_lines(file):
         given = zip(row["instruction_id_list"], row["kwargs"], strict=True)
         checks = tuple(Check(id, {k: v for k, v in kw.items() if v is not None}) for id, kw in given)
         if all(map(short, checks)):
@@ -103,27 +97,26 @@ def short(check: Check) -> bool:
     return all(check.kwargs.get(key, 0) <= most for key, most in _MOST.items())
 
 
-async def measure(chosen: argparse.Namespace) -> None:
-    """Two prompts at a time, the rows in the order in which they end."""
-    engine = Embedded(slots=chosen.slots, context=1536)
-    done = {row["key"] for row in read(chosen.out)} if chosen.out.exists() else set()
-    waiting = [each for each in tasks(chosen.file, chosen.prompts) if each[0] not in done]
+async def measure(options: argparse.Namespace) -> list[Row]:
+    """Two prompts at a time."""
+    engine = Embedded(slots=options.slots, context=1536)
     began = time.monotonic()
 
-    async def work() -> None:
-        while waiting and time.monotonic() - began < chosen.seconds:
-            key, task = waiting.pop(0)
-            row = {"key": key, **await one(engine, key, task, chosen.max_tokens)}
-            with chosen.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            told = {name: row[name] for name in ("before", "after", "written")}
-            print(key, told, [s["met"] for s in row["pool"]], f"{time.monotonic() - began:.0f} s", flush=True)
+    async def asked(each: tuple[int, Task]) -> Row:
+        key, task = each
+        row = await one(engine, key, task, options.max_tokens)
+        told = {name: row[name] for name in ("before", "after", "written")}
+        print(key, told, [s["met"] for s in row["pool"]], f"{time.monotonic() - began:.0f} s", flush=True)
+        return row
 
-    await asyncio.gather(work(), work())
+    rows: Rows = options.rows
+    asked_for = tasks(options.file, options.prompts)
+    found = await rows.each(asked_for, lambda each: [each[0], options.max_tokens], asked, at_once=2)
     await engine.close()
+    return found
 
 
-async def one(engine: Embedded, seed: int, task: Task, most: int) -> dict[str, Any]:
+async def one(engine: Embedded, seed: int, task: Task, most: int) -> Row:
     """A prompt: greedy and the search from it; independent samples."""
     actor = policy({"preset": "plain", "sampling": {"temperature": 0.0, "max_tokens": most}})
     sampler = policy({"preset": "plain", "sampling": {"temperature": 0.7, "max_tokens": most}})
@@ -131,9 +124,8 @@ async def one(engine: Embedded, seed: int, task: Task, most: int) -> dict[str, A
         policy=actor, judge="checks", branch=BRANCH, select_branch=KEEP, max_depth=DEPTH, attempts=1,
         reflect=False, refine_sampling=Sampling(temperature=0.7, max_tokens=most),
     )  # fmt: skip
-    driver = Driver(Services({"policy": engine}), seed=seed)
-    result: Result = await driver.run(spar.solve(task, seed=seed))
-    facts, spent = result.diagnostics, driver.ledger.usage
+    result, spent = await solved(spar, task, Services({"policy": engine}), seed=seed)
+    facts = result.diagnostics
     draft = facts["versions"][0]
     written = 1 + facts["judged"]
     drawn, asked = await samples(engine, seed, sampler, task, spent.tokens, max(FEW, written))
@@ -194,17 +186,12 @@ def loosely(task: Task, text: str) -> bool:
 # ---------------------------------------------------------------- figures
 
 
-def read(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def at_equal_count(row: dict[str, Any], key: str = "met") -> bool:
+def at_equal_count(row: Row, key: str = "met") -> bool:
     """Whether one of as many samples as the search wrote answers meets all checks."""
     return any(sample[key] for sample in row["pool"][: row["written"]])
 
 
-def at_equal_tokens(row: dict[str, Any], *, prompts: bool) -> bool:
+def at_equal_tokens(row: Row, *, prompts: bool) -> bool:
     """The same for as many samples as the search's tokens pay for, with or without those of prompts."""
     left = row["tokens"] - row["pool_input"] if prompts else row["output_tokens"]
     for i, sample in enumerate(row["pool"]):
@@ -216,17 +203,17 @@ def at_equal_tokens(row: dict[str, Any], *, prompts: bool) -> bool:
     return False
 
 
-def spare(row: dict[str, Any]) -> int:
+def spare(row: Row) -> int:
     """The search's tokens, those of prompts included, that the whole pool leaves over."""
     spent: int = row["tokens"] - row["pool_input"] - sum(sample["tokens"] for sample in row["pool"])
     return spent
 
 
-def report(rows: Sequence[dict[str, Any]]) -> None:
+def report(rows: Sequence[Row]) -> None:
     """Shares with Wilson intervals, and paired differences with bootstrap intervals."""
     n = len(rows)
     print(f"{n} prompts, search b = {BRANCH}, s = {KEEP}, D = {DEPTH}, pools of {FEW} to {POOL}, small model")
-    ways: dict[str, Callable[[dict[str, Any]], bool]] = {
+    ways: dict[str, Callable[[Row], bool]] = {
         "greedy (before)": lambda row: row["before"],
         "SPaR (after)": lambda row: row["after"],
         "one sample": lambda row: row["pool"][0]["met"],
@@ -238,15 +225,15 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
         "SPaR, loose": lambda row: row["after_loose"] or row["after"],
     }
     for name, way in ways.items():
-        met = sum(map(way, rows))
-        low, high = wilson(met, n)
-        print(f"{name:38} {met / n:.3f}  {low:.3f} to {high:.3f}")
+        n_met = sum(map(way, rows))
+        low, high = wilson(n_met, n)
+        print(f"{name:38} {n_met / n:.3f}  {low:.3f} to {high:.3f}")
     short_of = sum(spare(row) > 0 for row in rows)
     print(f"in {short_of} of {n} prompts the search's tokens pay for more samples than the pool has")
     after = ways["SPaR (after)"]
     for name in list(ways)[:6]:
         if name != "SPaR (after)":
-            gain, low, high = bootstrap([after(row) - ways[name](row) for row in rows])
+            gain, low, high = paired(list(map(after, rows)), list(map(ways[name], rows)))
             print(f"SPaR minus {name:38} {gain:+.3f}  {low:+.3f} to {high:+.3f}")
     failing = [row for row in rows if not row["before"]]
     mended = [row for row in failing if row["after"]]
@@ -261,10 +248,10 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
               f"{fmean(row['pool_similarity'] for row in mended):.3f}")  # fmt: skip
 
 
-def write_pairs(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+def write_pairs(rows: Sequence[Row], folder: Path) -> None:
     """Records of the searches of a file."""
     facts = [{**row, "judge": "checks"} for row in rows]
-    played = [Played(task=Task(row["question"]), facts=row, id=str(row["key"])) for row in facts]
+    played = [Played(task=Task(row["question"]), facts=row, id=str(row["run"][0])) for row in facts]
     made = records(played)
     made.write(folder)
     print(f"{len(made.dpo)} pairs, {len(made.refiner_sft)} refinements in {folder}")
@@ -285,7 +272,7 @@ def noise() -> None:
             )
             low, high = wilson(round(found * runs), runs)
             wanted = expected(p, m, confirm_votes=confirm)
-            told = "met" if abs(found - wanted) < 4 * (wanted * (1 - wanted) / runs) ** 0.5 else "NOT met"
+            told = met(abs(found - wanted) < 4 * (wanted * (1 - wanted) / runs) ** 0.5)
             print(f"{m:2} rewrites, {confirm:2} confirming votes: {found:.3f} ({low:.3f} to {high:.3f}), "
                   f"formula {wanted:.3f}: {told}")  # fmt: skip
 

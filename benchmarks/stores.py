@@ -18,10 +18,8 @@ Of each figure the least of the repeats counts, since others use the machine. Th
 not met: 20 µs of CPU a reply and 1 KB beyond its text in a folder, with replies that arrive eight at a time.
 """
 
-import argparse
 import asyncio
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -30,14 +28,15 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "orchestrator"))
 
-import postgres_server
+from arguments import command
+from printing import machine, met
 
 from abduce.orchestrator.journal import Entry
 from abduce.orchestrator.runs import Run, Runs
 from abduce.serving.flow import Completion, Generate, Prompt, Usage
 from abduce.strategies.base import Result
+from tests.orchestrator import postgres_server
 
 REQUEST = Generate(Prompt.user("What is 7 times 8, and how do you know?"))
 TEXT = "Seven eights are fifty-six. " * 4
@@ -50,12 +49,12 @@ WIDTHS = {"in turn": 1, "8 wide": 8, "64 wide": 64}
 
 def main() -> int:
     """Measure, print, judge."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--url")
-    arguments.add_argument("--replies", type=int, default=4000)
-    arguments.add_argument("--repeats", type=int, default=5)
-    options = arguments.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    parser = command(__doc__)
+    parser.add_argument("--url")
+    parser.add_argument("--replies", type=int, default=4000)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    print(machine())
     with tempfile.TemporaryDirectory(prefix="abduce-bench-") as home:
         os.environ["ABDUCE_HOME"] = home
         found = measure("folder", Runs(Path(home) / "runs"), options.replies, options.repeats)
@@ -67,12 +66,12 @@ def main() -> int:
                     print("\nPostgreSQL is not installed: apt-get install postgresql")
                 else:
                     measure("PostgreSQL", Runs(url), options.replies, options.repeats)
-    met = found["8 wide: µs CPU"] <= BAR_US and found["bytes"] <= BAR_BYTES
+    held = found["8 wide: µs CPU"] <= BAR_US and found["bytes"] <= BAR_BYTES
     print(
         f"\nfolder, 8 wide: {found['8 wide: µs CPU']:.1f} µs ≤ {BAR_US:g} and {found['bytes']:.0f} bytes ≤ "
-        f"{BAR_BYTES:g}: {'met' if met else 'NOT met'}"
+        f"{BAR_BYTES:g}: {met(held)}"
     )
-    return 0 if met else 1
+    return 0 if held else 1
 
 
 def measure(name: str, runs: Runs, n: int, repeats: int) -> dict[str, float]:

@@ -8,16 +8,17 @@ which encodes them and whose transport is replaced by nothing. Redaction: `redac
 trace, with none, one and four secrets registered, none of which occurs.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
+from arguments import command
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from printing import machine, met
 
 import abduce
 from abduce.orchestrator.codec import dumps
@@ -51,15 +52,15 @@ class Nowhere(SpanExporter):
 
 def main() -> int:
     """Print the figures; 1 if a bar is not met."""
-    parser = argparse.ArgumentParser()
+    parser = command(__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     repeats = parser.parse_args().repeats
     events = recorded()
     lines = [dumps(row(event)) for event in events]
     size = sum(map(len, lines)) / len(lines)
-    print(f"abduce {abduce.__version__}, Python {sys.version.split()[0]}, median of {repeats} (min to max)")
+    print(f"{machine()}; median of {repeats} (min to max)")
     print(f"{len(events)} events of a run, {size:.0f} bytes a line\n")
-    met = [
+    held = [
         told("spans made", [spans(events, content=False) for _ in range(repeats)], BAR_SPAN_US),
         told("spans with their text", [spans(events, content=True) for _ in range(repeats)], BAR_SPAN_US),
         told("spans made, and encoded to be sent", [spans(events, encodes=True) for _ in range(repeats)]),
@@ -67,8 +68,8 @@ def main() -> int:
     for n, bar in ((0, BAR_NONE_US), (1, BAR_ONE_US), (4, None)):
         for secret in SECRETS[:n]:
             redact.register(secret)
-        met.append(told(f"redaction, {n} secrets", [over(redact.line, lines) for _ in range(repeats)], bar))
-    return 0 if all(met) else 1
+        held.append(told(f"redaction, {n} secrets", [over(redact.line, lines) for _ in range(repeats)], bar))
+    return 0 if all(held) else 1
 
 
 def recorded() -> list[Event]:
@@ -110,10 +111,10 @@ def over(clear: Callable[[bytes], bytes], lines: Sequence[bytes]) -> float:
 
 def told(name: str, us: Sequence[float], bar: float | None = None) -> bool:
     """Print one figure; whether it meets its bar."""
-    met = bar is None or median(us) <= bar
-    limit = "" if bar is None else f"  ≤ {bar:g} {'met' if met else 'NOT met'}"
+    held = bar is None or median(us) <= bar
+    limit = "" if bar is None else f"  ≤ {bar:g} {met(held)}"
     print(f"    {name:36} {median(us):7.2f} µs  ({min(us):.2f} to {max(us):.2f}){limit}")
-    return met
+    return held
 
 
 if __name__ == "__main__":

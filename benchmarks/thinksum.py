@@ -1,4 +1,4 @@
-"""ThinkSum on BIG-bench tasks beside direct scoring and direct prompting of the same model.
+"""What does ThinkSum bring over direct scoring and direct prompting of the same model, on BIG-bench tasks?
 
     python benchmarks/thinksum.py FOLDER [TASK ...] [--engine SPEC] [--limit 40] [--rows FILE] [--shuffle]
     python benchmarks/thinksum.py FOLDER [TASK ...] --efficiency
@@ -17,8 +17,7 @@ over items, and one over questions where several items share one, as the items o
 fewer than six questions are too few to tell that the bar is met; calls and tokens per item. With `--shuffle`
 every item is asked again with its choices (and the words in its question) in another order: the share of
 answers that change. Codenames are right if the set is; which share of the words is right is told too, beside
-that of words taken at random. With `--rows` each item is written to a file as it ends, and a second call goes
-on from there.
+that of words taken at random.
 
 `--engine sglang` starts a server of the small model on the CPU (`make test-sglang` makes its environment);
 `{"engine": "sglang", "url": …}` uses one that runs. With `--efficiency` the tokens that ThinkSum's own calls
@@ -41,6 +40,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from arguments import checked, command, keeps_rows
+from intervals import FEWEST_GROUPS, paired
+from printing import met
+from rows import Row, Rows
+from solving import solved
+
 from abduce.orchestrator.driver import Driver
 from abduce.orchestrator.evaluate import wilson
 from abduce.orchestrator.judge import same_answer
@@ -49,11 +54,10 @@ from abduce.orchestrator.trace import Called, Event
 from abduce.serving import engine
 from abduce.serving.base import Engine, Served
 from abduce.serving.flow import Completion, Generate, LogLikelihood, LogProb, Prompt, Sampling, Usage
-from abduce.strategies.base import Result, Task
+from abduce.strategies.base import Task
 from abduce.strategies.chain_of_thought import ChainOfThought
 from abduce.strategies.policy import StepPolicy, policy
 from abduce.strategies.thinksum import ThinkSum
-from benchmarks.intervals import FEWEST_GROUPS, bootstrap
 
 PROGRAMS = {
     "odd_one_out": "odd_one_out",
@@ -139,68 +143,59 @@ class Item:
 
 def main() -> int:
     """Print a row for each task."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("folder", type=Path)
-    arguments.add_argument("tasks", nargs="*", default=list(PROGRAMS))
-    arguments.add_argument("--engine", default="", help="as in recipes; default: the small model")
-    arguments.add_argument("--limit", type=int, default=40, help="items of a task")
-    arguments.add_argument("--rows", type=Path, help="file of items that were answered")
-    arguments.add_argument("--shuffle", action="store_true")
-    arguments.add_argument("--efficiency", action="store_true")
-    chosen = arguments.parse_args()
-    chosen.label = chosen.engine
+    parser = command(__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("tasks", nargs="*", default=list(PROGRAMS))
+    parser.add_argument("--engine", default="", help="as in recipes; default: the small model")
+    parser.add_argument("--limit", type=int, default=40, help="items of a task")
+    parser.add_argument("--shuffle", action="store_true")
+    parser.add_argument("--efficiency", action="store_true")
+    keeps_rows(parser)
+    options = parser.parse_args()
+    options.tasks = checked(parser, options.tasks, PROGRAMS)
+    options.label = options.engine
     with ExitStack() as stack:
-        if chosen.engine == "sglang":
+        if options.engine == "sglang":
             from abduce.serving.hf_folder import small_model
             from tests.serving.sglang_env import launcher
 
             log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "log"
             server = launcher.server(small_model(), log, environment={"SGLANG_PLUGINS": "none"})
             stack.enter_context(launcher.running(server))
-            chosen.engine = json.dumps({"engine": "sglang", "url": server.url})
-        return asyncio.run(measure(chosen))
+            options.engine = json.dumps({"engine": "sglang", "url": server.url})
+        return asyncio.run(measure(options))
 
 
-async def measure(chosen: argparse.Namespace) -> int:
+async def measure(options: argparse.Namespace) -> int:
     """All tasks on one engine."""
     spec: Any = {"engine": "embedded", "slots": 4, "context": 1024}
-    if chosen.engine:
-        spec = json.loads(chosen.engine) if chosen.engine.startswith("{") else chosen.engine
+    if options.engine:
+        spec = json.loads(options.engine) if options.engine.startswith("{") else options.engine
     inner = engine(spec)
     served = Remembered(inner)
     print(
-        f"model: {chosen.engine or 'SmolLM2-135M-Instruct (embedded)'}, first {chosen.limit} items",
+        f"model: {options.engine or 'SmolLM2-135M-Instruct (embedded)'}, first {options.limit} items",
         flush=True,
     )
     try:
-        for name in chosen.tasks:
-            if chosen.efficiency:
-                await efficiency(name, items(chosen.folder / f"{name}.json", chosen.limit), inner)
+        for name in options.tasks:
+            if options.efficiency:
+                await efficiency(name, items(options.folder / f"{name}.json", options.limit), inner)
                 continue
-            asked = items(chosen.folder / f"{name}.json", chosen.limit)
-            report(name, asked, await answers(name, asked, served, chosen), chosen.shuffle)
+            asked = items(options.folder / f"{name}.json", options.limit)
+            report(name, asked, await answers(name, asked, served, options), options.shuffle)
     finally:
         await served.close()
     return 0
 
 
-async def answers(
-    name: str, asked: Sequence[Item], served: Engine, chosen: argparse.Namespace
-) -> list[dict[str, Any]]:
+async def answers(name: str, asked: Sequence[Item], served: Engine, options: argparse.Namespace) -> list[Row]:
     """A row for each item: what the three ways say of it, and again in another order."""
-    rows: list[dict[str, Any]] = []
-    if chosen.rows and chosen.rows.exists():
-        rows = [json.loads(line) for line in chosen.rows.read_text().splitlines()]
-    done = {row["item"]: row for row in rows if (row["task"], row["engine"]) == (name, chosen.label)}
-    for i, item in enumerate(asked):
-        if i in done:
-            continue
-        began = perf_counter()
+
+    async def row_of(i: int) -> Row:
+        item, began = asked[i], perf_counter()
         said, facts, spent = await answered(PROGRAMS[name], item, served, i)
-        row: dict[str, Any] = {
-            "task": name,
-            "engine": chosen.label,
-            "item": i,
+        row: Row = {
             "said": said,
             "right": {way: right(answer, item) for way, answer in said.items()},
             "calls": spent.calls,
@@ -212,19 +207,17 @@ async def answers(
             row["found"] = {way: len(words(answer) & gold) / len(gold) for way, answer in said.items()}
             offered = item.task.question.partition("list: ")[2].partition(".")[0].split(",")
             row["found"]["at random"] = len(gold) / len(offered)
-        if chosen.shuffle:
+        if options.shuffle:
             turned = replace(item, task=shuffled(item.task, i), whole=shuffled(item.whole, i))
             again, _, _ = await answered(PROGRAMS[name], turned, served, i)
             row["changed"] = {way: not same(said[way], again[way], item.task) for way in said}
-        row["seconds"] = perf_counter() - began
-        done[i] = row
-        if chosen.rows:
-            with chosen.rows.open("a") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return [done[i] for i in range(len(asked))]
+        return {**row, "seconds": perf_counter() - began}
+
+    rows: Rows = options.rows
+    return await rows.each(range(len(asked)), lambda i: [name, options.label, i, options.shuffle], row_of)
 
 
-def report(name: str, asked: Sequence[Item], rows: Sequence[dict[str, Any]], shuffle: bool) -> None:
+def report(name: str, asked: Sequence[Item], rows: Sequence[Row], shuffle: bool) -> None:
     """The figures of a task."""
     n = len(rows)
     alike = [item.task.question or str(i) for i, item in enumerate(asked)]
@@ -247,9 +240,8 @@ def report(name: str, asked: Sequence[Item], rows: Sequence[dict[str, Any]], shu
         print(f"    share of the words: {', '.join(f'{way} {share:.3f}' for way, share in shares.items())}")
     for way in ("direct", "prompted"):
         if way in told:
-            gaps = [int(a) - int(b) for a, b in zip(told["ThinkSum"], told[way], strict=True)]
             by = [None, alike] if questions < n else [None]
-            found = [bootstrap(gaps, by=groups, draws=10_000) for groups in by]
+            found = [paired(told["ThinkSum"], told[way], by=groups, draws=10_000) for groups in by]
             gain, lowest = found[0][0], min(low for _, low, _ in found)
             shown = ", by questions ".join(f"[{low:+.3f}, {high:+.3f}]" for _, low, high in found)
             passed = verdict(gain, lowest, questions)
@@ -259,9 +251,8 @@ def report(name: str, asked: Sequence[Item], rows: Sequence[dict[str, Any]], shu
 
 def verdict(gain: float, low: float, questions: int) -> str:
     """Whether the bar is met. An interval over a few questions is above 0 wherever all of them gain."""
-    if gain < 0.10 or low <= 0:
-        return "NOT met"
-    return "met" if questions >= FEWEST_GROUPS else "too few questions to tell"
+    held = gain >= 0.10 and low > 0
+    return met(held) if not held or questions >= FEWEST_GROUPS else "too few questions to tell"
 
 
 async def efficiency(name: str, asked: Sequence[Item], served: Engine) -> None:
@@ -279,7 +270,7 @@ async def efficiency(name: str, asked: Sequence[Item], served: Engine) -> None:
     most = contexts + continuations
     print(f"{name}: {len(asked)} items, {calls} calls, {distinct} contexts of {contexts} tokens", end=", ")
     print(f"continuations {continuations}; computed {computed}, {computed / most:.3f} of their sum", end=" ")
-    print(f"(bar: 1.05) {'met' if computed <= 1.05 * most else 'NOT met'}", flush=True)
+    print(f"(bar: 1.05) {met(computed <= 1.05 * most)}", flush=True)
 
 
 def _keep(seen: list[Called], event: Event) -> None:
@@ -291,25 +282,20 @@ async def answered(
     program: str, item: Item, served: Engine, seed: int
 ) -> tuple[dict[str, Any], dict[str, Any], Usage]:
     """The answers, what ThinkSum tells, and what it and direct scoring spent."""
-    result, spent = await run(ThinkSum(policy=PLAIN, program=program), item.task, served, seed)
+    run = partial(solved, services=Services({"policy": served}), seed=seed)
+    result, spent = await run(ThinkSum(policy=PLAIN, program=program), item.task)
     said = {"ThinkSum": result.answer}
     if item.task.choices:
-        plain, more = await run(ThinkSum(policy=PLAIN), item.whole, served, seed)
+        plain, more = await run(ThinkSum(policy=PLAIN), item.whole)
         said["direct"], spent = plain.answer, spent + more
-        drawn, _ = await run(ChainOfThought(policy=PROMPTED), item.whole, served, seed)
+        drawn, _ = await run(ChainOfThought(policy=PROMPTED), item.whole)
         letter, choices = str(drawn.answer or ""), item.whole.choices
         known = len(letter) == 1 and 0 <= ord(letter) - ord("A") < len(choices)
         said["prompted"] = choices[ord(letter) - ord("A")] if known else None
     else:
-        drawn, _ = await run(ChainOfThought(policy=WRITTEN), item.whole, served, seed)
+        drawn, _ = await run(ChainOfThought(policy=WRITTEN), item.whole)
         said["prompted"] = drawn.text
     return said, dict(result.diagnostics), spent
-
-
-async def run(strategy: Any, task: Task, served: Engine, seed: int) -> tuple[Result, Usage]:
-    """One strategy on one task."""
-    driver = Driver(Services({"policy": served}), seed=seed)
-    return await driver.run(strategy.solve(task, seed=seed)), driver.ledger.usage
 
 
 def items(file: Path, limit: int) -> list[Item]:

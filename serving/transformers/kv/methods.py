@@ -5,14 +5,14 @@ reads few: its keep ratio is of what is read only. PackedDeltaLLM keeps and read
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ...errors import UsageError
 from ...kernels import actqkv, deltallm, ems
 from .reading import Kept, Prefix, attend, n_kept
-from .rotary import demand
+from .rotary import demand, demand_merged_keys
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,16 @@ class EMS:
     pool: int = 1
     unrotated: bool = False
 
+    def __post_init__(self) -> None:
+        demand_merged_keys(self.unrotated, self.merge_keys)
+
     def __call__(self, prefix: Sequence[Prefix]) -> Kept:
         """See Method."""
         n = len(prefix[0].k)
         budget = n_kept(n, self.keep_ratio, self.window)
         config = ems.Config(budget, self.window, tau=self.tau, merge_keys=self.merge_keys)
+        if self.tau > 1:  # no two tokens are that similar: look for none to merge
+            config = replace(config, rho=1)
         kept = []
         for each in prefix:
             s = ems.pooled(ems.global_local_score(*each.attention_sums(self.window), n), self.pool)

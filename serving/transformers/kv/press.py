@@ -22,7 +22,7 @@ from ...errors import UsageError
 from ...kernels import ems
 from ..model import demand_plain_layers
 from .reading import n_kept
-from .rotary import demand, rotary_of
+from .rotary import demand, demand_merged_keys, rotary_of
 
 
 @dataclass
@@ -44,6 +44,7 @@ class EMSPress:
                 f"compression_ratio must be in [0, 1), got {self.compression_ratio}. "
                 "Write 0.75 to keep a quarter."
             )
+        demand_merged_keys(self.unrotated, self.merge_keys)
 
     @contextmanager
     def __call__(self, model: Any) -> Iterator[None]:

@@ -30,17 +30,43 @@ class Prefix:
     v: torch.Tensor
     scale: float
     rotary: Callable[[], ems.Rotary | None] = lambda: None
-    _sums: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)
+    earlier: "Prefix | None" = None
+    """The same layer's of the text that this one goes on from."""
+    _sums: dict[int | None, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def attention_sums(self, window: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Attention that each key gets from all queries, and from the last `window`, [kv_heads, n] each: what
         `ems.column_sums` gives, remembered, since several methods ask for the same."""
+        return self._global_sums(), self.local_sums(window)
+
+    def local_sums(self, window: int) -> torch.Tensor:
+        """The second of `attention_sums`, which costs little."""
         if window not in self._sums:
-            n_q, n = len(self.q), len(self.k)
-            s = _logits(self.q, self.k, self.scale) + _causal(n_q, n, self.q)
-            p = torch.softmax(s, -1).mean(1)
-            self._sums[window] = p.sum(1), p[:, max(n_q - window, 0) :].sum(1)
+            self._sums[window] = self._sums_from(max(len(self.q) - window, 0))
         return self._sums[window]
+
+    def _global_sums(self) -> torch.Tensor:
+        if None not in self._sums:
+            if self.earlier is None:
+                self._sums[None] = self._sums_from(0)
+            else:
+                before, n = self.earlier._global_sums(), len(self.k)
+                padded = torch.nn.functional.pad(before, (0, n - before.shape[1]))
+                self._sums[None] = padded + self._sums_from(len(self.earlier.q))
+        return self._sums[None]
+
+    def _sums_from(self, first: int) -> torch.Tensor:
+        """By the queries from this one on, _ROWS at a time: a long text's weights fit no memory at once."""
+        n_q, n = len(self.q), len(self.k)
+        sums = torch.zeros(self.k.shape[1], n, dtype=torch.promote_types(self.q.dtype, torch.float32))
+        sums = sums.to(self.q.device)
+        for start in range(first, n_q, _ROWS):
+            end = min(start + _ROWS, n_q)
+            seen = n - n_q + end
+            s = _logits(self.q[start:end], self.k[:seen], self.scale)
+            s += _causal(end - start, seen, s)
+            sums[:, :seen] += torch.softmax(s, -1).mean(1).sum(1)
+        return sums
 
 
 class Memory(Protocol):
@@ -117,7 +143,7 @@ class Reader:
     def __init__(self, model: Any) -> None:
         demand_plain_layers(model.config, model.config.get_text_config().max_position_embeddings)
         self.model = model
-        self._memory: Memory | None = None
+        self._memories: Sequence[Memory] = ()
         self._prompt: Prompt | None = None
         self._transformers = library()
         self._transformers.AttentionInterface.register(_NAME, _attention)
@@ -135,12 +161,12 @@ class Reader:
         self._read: list[Prefix] = []
         n_before = len(after[0].k) if after else 0
         self._rotary = partial(self._tables, n_before + len(ids))
-        self._forward(ids, n_before, cache, logits_to_keep=1)
+        self._forward([ids], n_before, cache, logits_to_keep=1)
         read = self._read
         if not after:
             return read
         return [
-            Prefix(torch.cat([old.q, new.q]), new.k, new.v, new.scale, new.rotary)
+            Prefix(torch.cat([old.q, new.q]), new.k, new.v, new.scale, new.rotary, old)
             for old, new in zip(after, read, strict=True)
         ]
 
@@ -151,14 +177,54 @@ class Reader:
         """
         cache, n = self._transformers.DynamicCache(), len(ids)
         chunk = memory.refresh or n
-        self._memory, logits = memory, []
+        self._memories, logits = [memory], []
         try:
             for start in range(0, n, chunk):
-                logits.append(self._forward(ids[start : start + chunk], position + start, cache))
+                logits.append(self._forward([ids[start : start + chunk]], position + start, cache)[0])
                 memory.step()
         finally:
-            self._memory = None
+            self._memories = ()
         return torch.cat(logits)
+
+    def greedy(
+        self,
+        memories: Sequence[Memory],
+        ids: Sequence[int],
+        position: int,
+        n_new: int,
+        is_over: Callable[[Sequence[int]], bool],
+    ) -> list[list[int]]:
+        """What the model says behind each memory and these tokens: at most `n_new` tokens, until `is_over`
+        of them. All go side by side, so that many cost little more than one."""
+        cache = self._transformers.DynamicCache()
+        said: list[list[int]] = [[] for _ in memories]
+        going, since = list(range(len(memories))), [0] * len(memories)
+        chunk = min([memory.refresh or len(ids) for memory in memories], default=1)
+        given, at = [list(ids[i : i + chunk]) for i in range(0, len(ids), chunk)], position
+        rows = [given.pop(0)] * len(memories)
+        try:
+            while going:
+                self._memories = [memories[i] for i in going]
+                logits = self._forward(rows, at, cache, logits_to_keep=1)
+                at += len(rows[0])
+                for i in going:
+                    since[i] += len(rows[0])
+                    refresh = memories[i].refresh
+                    if refresh is not None and since[i] >= refresh:
+                        memories[i].step()
+                        since[i] = 0
+                if given:
+                    rows = [given.pop(0)] * len(going)
+                    continue
+                for i, token in zip(going, logits[:, -1].argmax(-1).tolist(), strict=True):
+                    said[i].append(token)
+                on = [r for r, i in enumerate(going) if len(said[i]) < n_new and not is_over(said[i])]
+                cache.batch_select_indices(torch.tensor(on, dtype=torch.long, device=logits.device))
+                going = [going[r] for r in on]
+                rows = [said[i][-1:] for i in going]
+        finally:
+            self._memories = ()
+        return said
 
     def _tables(self, n: int) -> ems.Rotary | None:
         """Of n positions."""
@@ -168,9 +234,10 @@ class Reader:
         like = torch.zeros((), dtype=self.model.dtype, device=self.model.device)
         return rotary_of(decoder, decoder.rotary_emb(like, torch.arange(n, device=like.device)[None]))
 
-    def _forward(self, ids: Sequence[int], position: int, cache: Any, **more: Any) -> torch.Tensor:
-        given = torch.tensor([list(ids)], device=self.model.device)
-        places = torch.arange(position, position + len(ids), device=given.device)[None]
+    def _forward(self, rows: Sequence[Sequence[int]], position: int, cache: Any, **more: Any) -> torch.Tensor:
+        """[rows, n, vocabulary]."""
+        given = torch.tensor([list(ids) for ids in rows], device=self.model.device)
+        places = torch.arange(position, position + given.shape[1], device=given.device)[None]
         with torch.inference_mode():
             logits: torch.Tensor = self.model(
                 input_ids=given,
@@ -180,7 +247,7 @@ class Reader:
                 kv_reader=self,
                 **more,
             ).logits
-        return logits[0]
+        return logits
 
 
 def n_kept(n: int, keep_ratio: float, window: int) -> int:
@@ -204,7 +271,8 @@ def attend(
     s = _logits(q, k, scale)
     if bias is not None:
         s = s + bias[:, None]
-    o = torch.softmax(s, -1) @ v.to(s.dtype).transpose(0, 1)[:, None]
+    p = torch.softmax(s, -1)
+    o = (p.flatten(1, 2) @ v.to(s.dtype).transpose(0, 1)).view(*p.shape[:3], -1)
     lse = torch.logsumexp(s, -1)
     return o.permute(2, 0, 1, 3).reshape(n_q, n_heads, -1).to(q.dtype), lse.permute(2, 0, 1).reshape(n_q, -1)
 
@@ -212,32 +280,46 @@ def attend(
 # ---------------------------------------------------------------- details
 
 _NAME = "abduce_kv"
+_ROWS = 128  # queries whose weights are in memory at a time
 
 
 def _attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **words: Any
 ) -> tuple[torch.Tensor, None]:
-    """query [1, heads, n_q, head_dim] at the end of key, value [1, kv_heads, n, head_dim]."""
+    """query [rows, heads, n_q, head_dim] at the end of key, value [rows, kv_heads, n, head_dim]; one row
+    while a text is read."""
     reader, scale = words["kv_reader"], words["scaling"]
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    causal = _causal(len(q), len(k), q)
-    if reader._memory is None:
+    texts = [[x.transpose(0, 1) for x in row] for row in zip(query, key, value, strict=True)]
+    if not reader._memories:
+        ((q, k, v),) = texts
         reader._read.append(Prefix(q, k, v, scale, reader._rotary))
         if reader._prompt is not None:
             return reader._prompt(q, k, v, scale)[None], None
+        whole = len(q) == len(k)  # PyTorch's causal attention leaves out the half that is masked
         o = torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=causal.to(q.dtype), scale=scale, enable_gqa=True
+            query,
+            key,
+            value,
+            attn_mask=None if whole else _causal(len(q), len(k), q).to(q.dtype),
+            is_causal=whole,
+            scale=scale,
+            enable_gqa=True,
         )
         return o.transpose(1, 2), None
-    both, _ = paged.merge(*attend(q, k, v, scale, causal), *reader._memory.attend(module.layer_idx, q))
-    return both[None], None
+    causal = _causal(query.shape[2], key.shape[2], query)
+    both = [
+        paged.merge(*attend(q, k, v, scale, causal), *memory.attend(module.layer_idx, q))[0]
+        for (q, k, v), memory in zip(texts, reader._memories, strict=True)
+    ]
+    return torch.stack(both), None
 
 
 def _logits(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:
     """[kv_heads, group, n_q, n], float32 or wider."""
     wide = torch.promote_types(q.dtype, torch.float32)
     grouped = q.to(wide).view(len(q), k.shape[1], -1, q.shape[2]).permute(1, 2, 0, 3)
-    return grouped @ k.to(wide).permute(1, 2, 0)[:, None] * scale
+    s = grouped.flatten(1, 2) @ k.to(wide).permute(1, 2, 0)
+    return s.view(*grouped.shape[:3], -1) * scale
 
 
 def _causal(n_q: int, n: int, like: torch.Tensor) -> torch.Tensor:

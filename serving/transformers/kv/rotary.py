@@ -32,3 +32,9 @@ def demand(rotary: ems.Rotary | None) -> ems.Rotary:
             "Leave out unrotated."
         )
     return rotary
+
+
+def demand_merged_keys(unrotated: bool, merge_keys: bool) -> None:
+    """Raises UsageError if positions are to be taken off keys that are not merged."""
+    if unrotated and not merge_keys:
+        raise UsageError("EMS: leave out unrotated=True, which is for merged keys, or merge_keys=False.")

@@ -11,10 +11,12 @@ from abduce.serving.kernels.ems import unrotated  # noqa: E402
 from abduce.serving.transformers import kv  # noqa: E402
 
 N, VOCABULARY = 150, 97
-METHODS = [kv.EMS, kv.ActQKV, kv.DeltaLLM, kv.SnapKV, kv.H2O, kv.StreamingLLM]
+METHODS = [kv.EMS, kv.ActQKV, kv.DeltaLLM, kv.SnapKV, kv.MergedSnapKV, kv.H2O, kv.StreamingLLM, kv.Quest]
 SMALL = {
     kv.EMS: {"window": 8},
     kv.SnapKV: {"window": 8},
+    kv.MergedSnapKV: {"window": 8},
+    kv.Quest: {"page": 8, "window": 8},
     kv.DeltaLLM: {"window": 8},
     kv.ActQKV: {"page": 8, "window": 8},
 }
@@ -99,6 +101,25 @@ def test_a_text_read_in_two_parts_is_the_text(reader, prefix):
     for is_, should in zip(parts, prefix, strict=True):
         near(is_.q, should.q)
         near(is_.k, should.k)
+        for sums, whole in zip(is_.attention_sums(60), should.attention_sums(60), strict=True):
+            near(sums, whole)
+
+
+def test_what_is_said_side_by_side_is_what_each_memory_alone_says(reader, prefix):
+    """ActQKV's memory adapts as it is read, so it is made twice; rows end at different times."""
+    question, limit = tokens()[N : N + 11], 14
+
+    def made():
+        return [method(0.4, **SMALL.get(method, {}))(prefix) for method in METHODS]
+
+    together = reader.greedy(made(), question, N, limit, lambda said: said[-1] % 11 == 3)
+    for memory, again, said in zip(made(), made(), together, strict=True):
+        assert reader.greedy([memory], question, N, limit, lambda said: said[-1] % 11 == 3) == [said]
+        assert len(said) == limit or said[-1] % 11 == 3
+        logits = reader.tell(again, [*question, *said[:-1]], N)
+        if again.refresh is None:
+            assert logits[len(question) - 1 :].argmax(-1).tolist() == said
+    assert len({len(said) for said in together}) > 1
 
 
 def test_attention_sums_are_those_of_ems(prefix):
@@ -139,6 +160,47 @@ def test_the_baselines_keep_what_was_looked_at_and_the_last(prefix, method):
         there = torch.cat([best, torch.arange(N - last, N)])
         assert torch.equal(memory.k[2][:, h], each.k[there, h])
         assert torch.equal(memory.v[2][:, h], each.v[there, h])
+
+
+def test_merging_puts_what_snapkv_forgets_into_the_values_of_the_nearest_keys(prefix):
+    each = prefix[2]
+    plain, merged = (method(0.5, window=8)(prefix) for method in (kv.SnapKV, kv.MergedSnapKV))
+    assert torch.equal(plain.k[2], merged.k[2])
+    there = kv.SnapKV(0.5, window=8).chosen(each)
+    for h in range(2):
+        k, v = each.k[:, h], each.v[:, h]
+        sums, weights = v[there[h]].clone(), torch.ones(len(there[h]))
+        for gone in sorted(set(range(N)) - set(there[h].tolist())):
+            near_ = torch.cosine_similarity(k[gone][None], k[there[h]])
+            at = int(near_.argmax())
+            norm, into = v[gone].norm(), v[there[h][at]].norm()
+            weight = near_[at].clamp_min(0) * norm / (norm + into)
+            sums[at] += weight * v[gone]
+            weights[at] += weight
+        near(merged.v[2][:, h], sums / weights[:, None])
+
+
+def test_quest_reads_the_pages_whose_bounds_are_the_largest(prefix):
+    each = prefix[1]
+    memory, q = kv.Quest(0.5, page=8, window=8)(prefix), each.q[-3:]
+    o, _ = memory.attend(1, q)
+    for i, h in ((0, 0), (2, 1)):
+        mine = q[i, 3 * h : 3 * h + 3]
+        pages = each.k[:, h].split(8)
+        bound = [float(torch.maximum(mine * p.amin(0), mine * p.amax(0)).sum()) for p in pages]
+        order = sorted(range(1, 18), key=lambda p: -bound[p])
+        there = torch.cat([torch.arange(8 * p, min(8 * p + 8, N)) for p in sorted([0, 18, *order[:7]])])
+        p = torch.softmax(mine @ each.k[there, h].T * each.scale, -1)
+        near(o[i, 3 * h : 3 * h + 3], p @ each.v[there, h])
+
+
+def test_positions_are_not_taken_off_keys_that_are_not_merged():
+    for make in (
+        lambda: kv.EMS(0.5, unrotated=True, merge_keys=False),
+        lambda: kv.EMSPress(0.5, unrotated=True, merge_keys=False),
+    ):
+        with pytest.raises(UsageError, match="for merged keys"):
+            make()
 
 
 def test_the_positions_come_off_the_keys(reader, prefix):
