@@ -213,7 +213,11 @@ def connect(path: Path) -> Db:
         for setting in ("synchronous=FULL", "secure_delete=ON", "cache_size=-65536", "temp_store=MEMORY"):
             db.execute(f"PRAGMA {setting}")
         if schema < SCHEMA:
-            db.executescript(_TABLES)
+            try:
+                db.executescript(_TABLES)
+            except sqlite3.OperationalError as error:
+                if schema == 0 or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+                    raise  # who may only read needs none of the tables since 2
     except BaseException:
         db.close()
         raise

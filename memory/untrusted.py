@@ -195,7 +195,7 @@ _ORDERS = (
     ),
     (
         "has an address to be filled in",
-        _pattern(r"https?://[^\s\"'<>]{0,500}?(?:=(?![^\s\"'.,;:)}\]])|[{<$\[])"),
+        _pattern(r"https?://[^\s\"'<>]{0,500}?(?:=(?![^\s\"'.,;:)}\]])|[{$\[]|<(?!/))"),
     ),
     ("hides text", _pattern(r"[A-Za-z0-9+/]{200,}={0,2}")),
 )

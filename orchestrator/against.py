@@ -42,14 +42,11 @@ class Against:
         return asdict(self)
 
 
-def against(here: Mapping[str, Outcome], sha256: str, file: Path) -> Against:
-    """The comparison with the results in `file`. Raises UsageError unless they are of the same data."""
-    digest, there = _read(file)
-    if digest != sha256:
-        raise UsageError(f"{file} is of other problems. Compare two evaluations of the same file of data.")
+def against(here: Mapping[str, Outcome], there: Mapping[str, Outcome]) -> Against:
+    """The comparison of outcomes by problem. Raises UsageError if there is nothing to compare."""
     pairs = [(here[i], there[i]) for i in here if i in there and not here[i].error and not there[i].error]
     if not pairs:
-        raise UsageError(f"{file} has no problem in common with these results that ended without an error.")
+        raise UsageError("The two evaluations have no problem in common that ended without an error in both.")
     ours = {a.id: float(a.correct) for a, _ in pairs}
     gain = lift(ours, {b.id: float(b.correct) for _, b in pairs})
     return Against(
@@ -64,14 +61,18 @@ def against(here: Mapping[str, Outcome], sha256: str, file: Path) -> Against:
     )
 
 
-def _read(file: Path) -> tuple[str, dict[str, Outcome]]:
-    """The digest of the data and the outcomes by problem, of a file that `abduce eval` wrote."""
+def outcomes_in(file: Path, sha256: str) -> dict[str, Outcome]:
+    """The outcomes by problem, of a file that `abduce eval` wrote. Raises UsageError unless they are of the
+    data with this digest."""
     try:
-        whole = file.read_text(encoding="utf-8").rpartition("\n")[0]
-        head, *rows = map(json.loads, whole.splitlines())
+        whole = file.read_bytes().rpartition(b"\n")[0]
+        head, *rows = map(json.loads, whole.splitlines())  # as bytes: an answer may hold other line marks
         made = [Outcome(**{**row, "usage": Usage(**row["usage"])}) for row in rows]
-        return str(head["eval"]["sha256"]), {outcome.id: outcome for outcome in made}
+        digest = str(head["eval"]["sha256"])
     except OSError as error:
         raise UsageError(f"Cannot read {file}: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{file} is no file of results. abduce eval --out FILE writes one.") from None
+    if digest != sha256:
+        raise UsageError(f"{file} is of other problems. Compare two evaluations of the same file of data.")
+    return {outcome.id: outcome for outcome in made}

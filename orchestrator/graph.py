@@ -25,7 +25,7 @@ from ..serving.errors import AbduceError
 from ..serving.flow import Usage
 from ..strategies.base import Check, Task
 from .background import wait_for
-from .doors import asked
+from .doors import asked, priced
 from .nodes import Progress
 from .recipe.laws import conditions
 from .runs import Runs
@@ -145,6 +145,8 @@ def _visitor(workflow: Workflow, name: str, store: Runs | None) -> Visitor:
             return _onward(workflow, name, state, update)
         state = {**state, "seed": state.get("seed", workflow.seed)}
         task = asked(_task(state))
+        if workflow.budget.cost_usd is not None:
+            priced(workflow.engines)
         told = state.get("answers_of_human") or {}
         with _session(workflow, state, runtime, store) as session:
             if not state.get("visit"):

@@ -114,13 +114,13 @@ class Journal:
 
     def forget(self, passed: Callable[[BudgetExhausted], bool]) -> None:
         """Let what a limit refused in the run's last turn be asked anew, if the limit is `passed` by now.
-        What followed there from the refusal holds only where the same is asked again."""
+        What followed there from a refusal, of this opening or an earlier one, holds only where the same is
+        asked again."""
         last = max((int(key.partition(".")[0]) for key in self._stored if key), default=0)
         turn = {key for key in self._stored if key.partition(".")[0] == str(last)}
         refused = {key for key in turn if (end := refusal(self._stored[key][1])) and passed(end)}
-        if refused:
-            self._stored = {key: row for key, row in self._stored.items() if key not in refused}
-            self._inherited |= turn - refused
+        self._stored = {key: row for key, row in self._stored.items() if key not in refused}
+        self._inherited |= turn - refused
 
     async def append(self, path: Path, request: Any, entry: Entry) -> None:
         """Store a reply; returns once it is committed."""

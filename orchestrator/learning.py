@@ -15,6 +15,7 @@ from ..serving.seeds import derive
 from ..strategies.arcmemo import ArcMemo, Learned
 from ..strategies.arcmemo import learn as course
 from ..strategies.base import Result, Task
+from .doors import priced
 from .runs import Run, Runs
 from .session import Session
 from .solve import Pipeline
@@ -48,6 +49,8 @@ async def learn(
         )
     if pipeline.services.memory is None and not freeze:
         raise UsageError("The recipe has no memory to write to. Write e.g. memory: concepts.db.")
+    if pipeline.budget.cost_usd is not None:
+        priced(pipeline.engines)
     if pipeline.services.memory is not None:
         await pipeline.services.memory.version()  # complains of one that cannot be reached
     seed = pipeline.seed if seed is None else seed

@@ -174,6 +174,7 @@ class Ledger:
     """The account of one run."""
 
     def __init__(self, budget: Budget) -> None:
+        self._budget = budget
         limits = budget.limits()
         limits.pop("seconds", None)
         self._limits = limits
@@ -198,7 +199,7 @@ class Ledger:
 
     def is_met_by(self, end: SearchEnded) -> bool:
         """Whether a search ended by this budget, and not by a smaller one that the run had before."""
-        return not isinstance(end, BudgetExhausted) or self._limits.get(end.resource, end.limit) == end.limit
+        return not isinstance(end, BudgetExhausted) or getattr(self._budget, end.resource) == end.limit
 
     def open_reserve(self) -> None:
         """Let finalisation use what was kept back for it."""

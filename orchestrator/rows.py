@@ -33,7 +33,7 @@ class Rows:
             self._load(kind, header)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            self._out = file.open("a", encoding="utf-8")
+            self._out = file.open("a", encoding="utf-8", errors="replace")  # lone surrogates
         except OSError as error:
             raise UsageError(f"Cannot write {file}: {error.strerror}. Name another with {option}.") from None
         if file.stat().st_size == 0:

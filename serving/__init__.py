@@ -88,9 +88,13 @@ def engine(spec: str | Engine | Mapping[str, Any]) -> Engine:
     if "engine" not in words:
         raise UsageError(f"An engine needs its name: {{engine: embedded, ...}}, got keys {', '.join(words)}.")
     name = words.pop("engine")
-    if name in _HOSTS:
-        raise UsageError(_meant(f"{name}:{words.get('model', '')}"))
-    return _make(name, _maker(name), words)
+    try:
+        make = _maker(name)
+    except UnknownName as error:
+        if name not in tuple(_HOSTS):
+            raise
+        raise UsageError(_meant(f"{name}:{words.get('model', '')}")) from error
+    return _make(name, make, words)
 
 
 def _meant(spec: str) -> str:
@@ -99,24 +103,30 @@ def _meant(spec: str) -> str:
         return f"Say what the server is: sglang:{spec}, or {{engine: litellm, model: …, api_base: {spec!r}}}."
     if spec.endswith(".gguf") or spec.startswith("hf:"):
         return f"Weights are read by an engine. Write embedded:{spec}"
-    if "/" in spec:
-        return f"A model needs its engine. Write litellm:{spec}, or for a folder transformers:{spec}"
     host, _, model = spec.partition(":")
     if host in _HOSTS:
-        named = f"{host}/{model or 'MODEL'}"
+        named = f"{_HOSTS[host]}/{model or 'MODEL'}"
         return (
             f"Hosted models, and servers that speak OpenAI's protocol, are asked by way of litellm. Write "
             f"litellm:{named}, or {{engine: litellm, model: {named}, api_base: URL}}."
         )
-    if spec.startswith(_BRANDS):
-        return f"A model needs its engine, and a hosted one its provider. Write e.g. litellm:openai/{spec}"
+    if "/" in spec:
+        return f"A model needs its engine. Write litellm:{spec}, or for a folder transformers:{spec}"
+    if provider := next((_BRANDS[brand] for brand in _BRANDS if spec.startswith(brand)), ""):
+        return (
+            f"A model needs its engine, and a hosted one its provider. Write e.g. litellm:{provider}/{spec}"
+        )
     return ""
 
 
-_HOSTS = frozenset(
-    {"anthropic", "azure", "deepseek", "gemini", "groq", "mistral", "ollama", "openai", "openrouter", "vllm"}
-)
-_BRANDS = ("chatgpt", "claude", "gemini", "gpt", "o1", "o3", "o4")
+_SAME = ("anthropic", "azure", "deepseek", "gemini", "groq", "mistral", "ollama", "openai", "openrouter")
+_HOSTS = {**{host: host for host in _SAME}, "vllm": "hosted_vllm"}
+"""What litellm calls those that serve models."""
+_BRANDS = {
+    **dict.fromkeys(("chatgpt", "gpt", "o1", "o3", "o4"), "openai"),
+    "claude": "anthropic",
+    "gemini": "gemini",
+}
 _ELSEWHERE = {"base_url": "api_base", "api_key": "api_key_env, the variable that holds the key"}
 """What OpenAI's client calls the parameters of an engine."""
 

@@ -35,7 +35,7 @@ def counted(drawn: Sequence[Completion], n_output: int, most: int) -> tuple[Comp
     """The completions with their numbers of tokens, which add up to what the provider says it wrote: of one
     reply it tells the sum alone. One that was cut for length has `most`, or fewer where the server's context
     was full: no token is less than a byte. Without any count, a token is three characters."""
-    cut = [min(most, len(c.text.encode())) if c.finish == "length" else 0 for c in drawn]
+    cut = [min(most, len(c.text.encode(errors="replace"))) if c.finish == "length" else 0 for c in drawn]
     counts = [c.n_tokens or n for c, n in zip(drawn, cut, strict=True)]
     if len(drawn) == 1 and 0 < n_output < counts[0] and not drawn[0].n_tokens:
         counts = [n_output]

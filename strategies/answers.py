@@ -191,9 +191,11 @@ def _extract_boxed(text: str, _: tuple[str, ...]) -> str | None:
 
 def _extract_words(text: str, _: tuple[str, ...]) -> str | None:
     boxed = _last_boxed(text)
-    return (
-        boxed if boxed is not None else _after_marker(text, end=r"(?<=\w{3})\.\s|(?<=\d)\.\s")
-    )  # not "St. "
+    return boxed if boxed is not None else _after_marker(text, end=_END_OF_WORDS)
+
+
+# Not the mark of an abbreviation: "St. Petersburg", "J. S. Bach"; but that of "No. It is even."
+_END_OF_WORDS = r"(?<!\b[^\W\d])(?<!\b(?:St|Dr|Mr|Ms|Mt|Ft|Jr|Sr|vs))(?<!\bMrs)\.\s"
 
 
 def _extract_choice(text: str, choices: tuple[str, ...]) -> str | None:

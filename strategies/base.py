@@ -6,7 +6,7 @@ and return. All three are flows (`serving/flow.py`): they ask, and the driver do
     state ──propose──► steps ──extend──► states ──score──► numbers in [0, 1] ──strategy──► Result
 """
 
-from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -224,6 +224,11 @@ def scores_of(reward: Reward, states: Sequence[State]) -> Flow[list[Score]]:
             "scores. One that asks nothing begins with: yield from ()"
         )
     scores = yield from flow
+    if not isinstance(scores, Iterable):
+        raise UsageError(
+            f"score(states) of {whose} returned {scores!r:.80}, and must return a list of scores."
+        )
+    scores = list(scores)
     for score in scores:
         if not isinstance(score, Failure) and (isinstance(score, str) or not hasattr(score, "__float__")):
             raise UsageError(f"A score is a number in [0, 1] or a Failure; {whose} gave {score!r:.80}.")

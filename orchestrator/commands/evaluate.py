@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...serving.errors import UsageError
-from ..against import Against, against
+from ..against import Against, against, outcomes_in
 from ..background import wait_for
 from ..doors import Doors
 from ..evaluate import Outcome, Problem, Report, Results, evaluate, header, read_problems
@@ -38,8 +38,7 @@ def run(chosen: argparse.Namespace) -> int:
     out = Path(chosen.out) if chosen.out else new_file("evals", f"{data.stem}-{recipe.strategy.name}")
     total = Budget.parse(chosen.total) if chosen.total else None
     made_from = header(pipeline, data, recipe.seed)
-    if chosen.against and not Path(chosen.against).is_file():
-        raise UsageError(f"There is no file {chosen.against} to compare with.")
+    theirs = outcomes_in(Path(chosen.against), made_from["sha256"]) if chosen.against else {}
     results = Results(out, made_from, resume=chosen.resume)
     began = perf_counter()
     try:
@@ -56,7 +55,7 @@ def run(chosen: argparse.Namespace) -> int:
     wall_s, compared = perf_counter() - began, None
     if chosen.against and report.n:
         outcomes = {p.id: results.outcomes[p.id] for p in problems if p.id in results.outcomes}
-        compared = against(outcomes, made_from["sha256"], Path(chosen.against))
+        compared = against(outcomes, theirs)
     if report.n:
         _print(report, recipe, data, wall_s, compared, chosen.json)
     for advice in _advice(report, len(problems), out):

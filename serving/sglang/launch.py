@@ -145,18 +145,23 @@ def _number(text: str) -> str | float:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on just now, and that the system gives to no connection."""
+    """A port of this machine that nobody listens on just now, and that the system gives to no connection, if
+    there are such."""
+    low, high = _given_away()
+    ports = [port for port in range(10_000, 65_536) if not low <= port <= high] or range(10_000, 65_536)
     while True:
-        port = random.randrange(10_000, _first_given_away())
+        port = random.choice(ports)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
 
 
-def _first_given_away() -> int:
+def _given_away() -> tuple[int, int]:
+    """The first and the last port that the system gives to connections; on some machines nearly all."""
     with suppress(OSError):
-        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    return 49_152  # of the range that RFC 6335 leaves to connections
+        low, high = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+        return int(low), int(high)
+    return 49_152, 65_535  # what RFC 6335 leaves to connections
 
 
 class Server:

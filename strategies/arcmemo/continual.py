@@ -172,13 +172,17 @@ def _round(
     course.pairs += [pair for each in solved if (pair := _pair(each))]
     course.most_shown = max([course.most_shown, *(len(each.selected) for each in solved)])
     facts: dict[str, Any] = {}
-    limit, retired, unhelpful = "", *_NONE
-    if strategy.write and known:
-        facts, limit = yield from strategy.learned(solved, library, seed=derive(seed, "write", turn))
-        retired, unhelpful = _NONE if limit else (yield from _retired(course))
+    limit, late, version, retired, unhelpful = "", "", read, *_NONE
+    try:
+        if strategy.write and known:
+            facts, limit = yield from strategy.learned(solved, library, seed=derive(seed, "write", turn))
+            version = facts.get("version", read)
+            retired, unhelpful = _NONE if limit else (yield from _retired(course))
+        version = version if limit else (yield from _version(known))
+    except SearchEnded as end:  # what was learned is told all the same
+        late = str(end)
     before = course.withheld
     course.judge(unhelpful)
-    version = facts.get("version", read) if limit else (yield from _version(known))
     done = Round(
         turn,
         tuple(each.id for each in solved),
@@ -196,8 +200,8 @@ def _round(
     )
     course.rounds.append(done)
     yield [Note("learned", {**vars(done), "gate": "feedback" if oracle is None else "oracle"})]
-    if limit:
-        raise SearchEnded(limit)
+    if limit or late:
+        raise SearchEnded(limit or late)
     return [each.id for each in found if each.cut]
 
 

@@ -93,7 +93,8 @@ class ArcMemo:
         if known and self.write:
             facts, limit = yield from self.learned([solved], library, seed=seed)
             if limit:
-                facts["notes"] = [*facts.get("notes", ()), f"nothing was written: {limit}"]
+                what = "not all" if facts["written"] else "nothing"
+                facts["notes"] = [*facts.get("notes", ()), f"{what} was written: {limit}"]
         return replace(solved.result, diagnostics={**solved.result.diagnostics, **facts})
 
     def attempt(self, task: Task, library: Library, *, seed: int) -> Flow[Solved]:

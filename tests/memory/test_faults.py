@@ -279,6 +279,27 @@ async def test_a_file_of_the_first_schema_is_brought_up_to_date(tmp_path):
     await store.close()
 
 
+async def test_a_file_of_the_first_schema_that_may_only_be_read_is_read(tmp_path, monkeypatch):
+    await filled(tmp_path / "m.db")
+    with sqlite3.connect(tmp_path / "m.db") as db:
+        db.execute("DROP TABLE made")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    connect = sqlite3.connect
+
+    def only_reading(*args, **options):
+        made = connect(*args, **options)
+        made.execute("PRAGMA query_only = ON")
+        return made
+
+    monkeypatch.setattr(sqlite3, "connect", only_reading)
+    store = SqliteStore(tmp_path / "m.db", Toy())
+    assert await store.version() > 0 and await store.everything()
+    with pytest.raises(UsageError, match="readonly"):
+        await store.write([Entry("x", "y")])
+    await store.close()
+
+
 async def test_counting_needs_no_embedder(tmp_path):
     await filled(tmp_path / "m.db")
     another = Toy()

@@ -130,6 +130,11 @@ def test_a_free_port_is_none_that_connections_are_given() -> None:
     assert not any(low <= launch.free_port() <= high for _ in range(50))
 
 
+def test_there_is_a_free_port_where_connections_are_given_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_given_away", lambda: (1024, 65_535))
+    assert launch.free_port() >= 10_000
+
+
 def test_the_whole_group_ends(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

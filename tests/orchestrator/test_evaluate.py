@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from abduce.orchestrator.against import _read, against
+from abduce.orchestrator.against import against, outcomes_in
 from abduce.orchestrator.evaluate import (
     Outcome,
     Results,
@@ -340,22 +340,39 @@ async def test_two_results_are_compared_in_pairs(tmp_path):
     await run(tmp_path)
     theirs = (tmp_path / "out.jsonl").rename(tmp_path / "theirs.jsonl")
     data = header(pipeline(), tmp_path / "data.jsonl", 0)["sha256"]
-    _, same = _read(theirs)
-    even = against(same, data, theirs)
+    same = outcomes_in(theirs, data)
+    even = against(same, same)
     assert (even.n, even.gained, even.lost, even.mean, even.tokens) == (4, 0, 0, 0.0, even.tokens_there)
     assert even.low < 0 < even.high and "no difference is shown" in str(even)
     wrong = {i: replace(o, correct=False, usage=o.usage + o.usage) for i, o in same.items()}
-    worse = against(wrong, data, theirs)
+    worse = against(wrong, same)
     assert (worse.gained, worse.lost, worse.mean) == (0, 3, -0.75)
     assert worse.tokens == 2 * worse.tokens_there
     lost = {i: replace(o, error="lost") if i == "1" else o for i, o in same.items()}
-    assert against(lost, data, theirs).n == 3
+    assert against(lost, same).n == 3
     for digest, file, told in (
         ("x", theirs, "other problems"),
         (data, tmp_path / "data.jsonl", "no file of"),
     ):
         with pytest.raises(UsageError, match=told):
-            against(same, digest, file)
+            outcomes_in(file, digest)
+    with pytest.raises(UsageError, match="no problem in common"):
+        against(same, {})
+
+
+def test_half_a_character_in_an_answer_ends_no_evaluation(tmp_path):
+    results = Results(tmp_path / "out.jsonl", {"sha256": "x"})
+    results.add(Outcome("1", False, False, "a\ud83d", "d", 1, True, 0.1, Usage()))
+    results.close()
+    assert outcomes_in(tmp_path / "out.jsonl", "x")["1"].answer == "a?"
+
+
+def test_a_compared_answer_may_hold_what_ends_lines_elsewhere(tmp_path):
+    made = Outcome("1", False, False, "a bc", "d", 1, True, 0.1, Usage())
+    results = Results(tmp_path / "out.jsonl", {"sha256": "x"})
+    results.add(made)
+    results.close()
+    assert outcomes_in(tmp_path / "out.jsonl", "x") == {"1": made}
 
 
 def test_a_report_of_nothing_divides_by_nothing():

@@ -195,6 +195,16 @@ pipeline:
             assert trace.read(store.open(name).trace)[0]["event"] == "run_started"
 
 
+async def test_a_budget_in_money_needs_prices_here_too() -> None:
+    class Unpriced(Scripted):
+        def priced(self) -> bool:
+            return False
+
+    inner = abduce.build(strategy="self_consistency", n=1, model=Unpriced("3"), budget="5 usd").graph
+    with pytest.raises(UsageError, match="no price of"):
+        await application(inner).ainvoke({"question": "Which?"})
+
+
 async def test_a_question_that_is_no_text_is_refused() -> None:
     pipeline = abduce.build(strategy="self_consistency", n=2, model=Scripted(["7"]))
     with pytest.raises(UsageError, match="A question is a text, got 5"):

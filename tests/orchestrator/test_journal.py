@@ -222,3 +222,22 @@ async def test_a_reply_that_cannot_be_stored_ends_the_run_and_harms_nothing(file
     journal = Journal(file)
     assert sorted(journal) == ["0.0", "0.1"]
     journal.close()
+
+
+async def test_what_followed_a_refusal_may_be_another_request_also_after_a_second_cut(file):
+    refused = Entry(BudgetExhausted("calls", 1), Usage(), 0.5, 0.0)
+    journal = Journal(file)
+    await journal.append((0, 0), ask("early"), ENTRY)
+    await journal.append((1, 0), ask("a"), refused)
+    await journal.append((1, 1), ask("instead"), ENTRY)
+    journal.close()
+    for _ in range(2):  # the second time what was refused is answered, and what followed is not
+        journal = Journal(file)
+        journal.forget(lambda end: end.limit == 1)
+        assert journal.get((1, 1), ask("instead")) == ENTRY
+        assert journal.get((1, 1), ask("b")) is None
+        with pytest.raises(JournalError):
+            journal.get((0, 0), ask("another"))
+        if journal.get((1, 0), ask("a")) is None:
+            await journal.append((1, 0), ask("a"), ENTRY)
+        journal.close()

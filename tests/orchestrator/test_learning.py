@@ -1,5 +1,6 @@
 """`learn` and `abduce learn`: a run that is journalled, stopped and gone on with."""
 
+import asyncio
 import json
 from collections import Counter
 from dataclasses import replace
@@ -148,6 +149,43 @@ async def test_in_batches_what_a_budget_cut_off_is_tried_and_written_when_it_goe
     assert {name: entry.uses for name, entry in kept.items() if entry.uses} == Counter(
         name for names in shown for name in names
     )
+
+
+class Halting(InMemory):
+    """Says its version only after a while, when it is asked for the `nth` time."""
+
+    def __init__(self, nth):
+        super().__init__()
+        self.left = nth
+
+    async def version(self):
+        self.left -= 1
+        await asyncio.sleep(0 if self.left else 2)
+        return await super().version()
+
+
+async def test_what_was_learned_before_time_was_up_is_told(tmp_path):
+    reference, kept, _ = await whole()
+    store, memory = Runs(tmp_path), Halting(4)  # the one after the first batch was learned from
+    learned = await learn(pipeline(Student(), memory, seconds=1), TASKS, batch=2, store=store)
+    assert "seconds" in learned.stopped
+    assert [(each.solved, each.written) for each in learned.rounds] == [
+        (each.solved, each.written) for each in reference.rounds[:1]
+    ]
+    learned = await learn(pipeline(Student(), memory), TASKS, batch=2, run=store.open("last"))
+    assert learned.rounds == reference.rounds
+    await same(memory, kept)
+
+
+async def test_a_budget_in_money_needs_prices_here_too():
+    class Unpriced(Scripted):
+        def priced(self):
+            return False
+
+    made = pipeline(Student(), InMemory(), cost_usd=1)
+    made = replace(made, services=replace(made.services, engines={"policy": Unpriced("")}))
+    with pytest.raises(UsageError, match="no price of"):
+        await learn(made, TASKS)
 
 
 async def test_a_run_goes_on_with_the_same_problems_and_settings_only(tmp_path):

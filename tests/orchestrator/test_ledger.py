@@ -270,3 +270,17 @@ def test_a_budget_reads_as_it_is_written(budget):
 def test_a_budget_that_makes_no_sense(bad):
     with pytest.raises(UsageError, match="Write"):
         Budget(**bad)
+
+
+@pytest.mark.parametrize(
+    ("budget", "met"),
+    [
+        (Budget(seconds=9), True),
+        (Budget(seconds=9.0, calls=2), True),
+        (Budget(seconds=10), False),
+        (Budget(calls=9), False),
+        (Budget(), False),
+    ],
+)
+def test_a_limit_that_a_run_no_longer_has_is_not_met(budget, met):
+    assert Ledger(budget).is_met_by(BudgetExhausted("seconds", 9.0)) is met

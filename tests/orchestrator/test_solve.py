@@ -354,6 +354,7 @@ def test_a_reward_that_is_no_number_leaves_a_result_that_says_why():
     [
         (lambda states: [0.5 for _ in states], "begins with: yield from ()"),
         (lambda states: flow([0.5] * (len(states) + 1)), "One each is wanted"),
+        (lambda states: flow(None), "must return a list of scores"),
         (lambda states: flow(["0.5" for _ in states]), "A score is a number in [0, 1] or a Failure"),
     ],
 )

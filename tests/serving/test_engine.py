@@ -43,6 +43,10 @@ def test_a_mapping_gives_parameters() -> None:
         ("openai/gpt-4o-mini", UsageError, "Write litellm:openai/gpt-4o-mini"),
         ("http://127.0.0.1:30000", UsageError, "sglang:http://127.0.0.1:30000"),
         ({"engine": "nothing"}, UnknownName, "Known: embedded"),
+        ({"engine": ["embedded"]}, UnknownName, "Known: embedded"),
+        ({"engine": "vllm", "model": "org/m"}, UsageError, "Write litellm:hosted_vllm/org/m, or"),
+        ("claude-x", UsageError, "Write e.g. litellm:anthropic/claude-x"),
+        ("openrouter:org/m", UsageError, "Write litellm:openrouter/org/m, or"),
         (
             {"engine": "embedded", "modle": "x"},
             UsageError,
@@ -64,6 +68,12 @@ def test_third_parties_add_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(engine({"engine": "theirs", "replies": "yes"}), Engine)
     with pytest.raises(UnknownName, match="theirs"):
         engine("their")
+
+
+def test_an_engine_of_theirs_may_have_the_name_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = EntryPoint("vllm", "abduce.serving.scripted:Scripted", "abduce.engines")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [theirs])
+    assert isinstance(engine({"engine": "vllm", "replies": "yes"}), Engine)
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,7 @@ async def test_a_refusal_is_what_was_said_and_a_filtered_answer_met_no_stop_mark
     [
         (["We comp"], 5, [5]),  # the context was full
         (["We comp"], 0, [7]),
+        (["We \ud83d"], 0, [4]),  # half a character
         (["x" * 900], 512, [512]),
         ([""], 512, [512]),  # all of it thought
         (["x" * 900, "x" * 900], 512, [512, 512]),  # llama.cpp counts one sample of several
