@@ -68,13 +68,18 @@ def disagreement(kernel: Kernel, arguments: Mapping[str, Any]) -> float:
 
 
 def gradient_disagreement(kernel: Kernel, arguments: Mapping[str, Any]) -> float:
-    """As `disagreement`, of the gradients by `kernel.gradients` of a fixed random sum of the outputs."""
+    """As `disagreement`, of the gradients by `kernel.gradients` of a fixed random sum of the outputs.
+
+    Errors of a gradient much smaller than the others, or of 0, are those of larger numbers that cancel: they
+    count as shares of a tenth of the largest gradient.
+    """
     exact = {name: _as(x, torch.float64) for name, x in arguments.items()}
     with poisoned():
         got = _gradients(kernel.fast, dict(arguments), kernel.gradients)
     should = _gradients(kernel.reference, exact, kernel.gradients)
     limit = _limit(kernel, arguments)
-    return max(_error(g, s, limit) for g, s in zip(got, should, strict=True))
+    least = 0.1 * max(float(s.abs().max()) for s in should)
+    return max(_error(g, s, limit, least) for g, s in zip(got, should, strict=True))
 
 
 # ---------------------------------------------------------------- memory that shows what was not written
@@ -104,10 +109,30 @@ def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor
 
 
 def form(x: torch.Tensor, reference: ModuleType) -> Any:
-    """The `kernel` beside a method's `reference` where Triton runs for this tensor, else the reference."""
-    if x.is_cuda and find_spec("triton"):
-        return import_module(f"{reference.__package__}.kernel")
-    return reference
+    """The `kernel` beside a method's `reference` where Triton runs for this tensor, else the reference.
+
+    Kernels compute in float32, so float64 is the reference's.
+    """
+    if not x.is_cuda or x.dtype == torch.float64 or not find_spec("triton"):
+        return reference
+    kernel = import_module(f"{reference.__package__}.kernel")
+    return kernel if x.device.index == torch.cuda.current_device() else _Elsewhere(kernel, x.device)
+
+
+class _Elsewhere:
+    """A module whose functions run on a GPU that is not the current one, where Triton would start them."""
+
+    def __init__(self, module: ModuleType, device: torch.device) -> None:
+        self.module, self.device = module, device
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        function = getattr(self.module, name)
+
+        def there(*args: Any, **kwargs: Any) -> Any:
+            with torch.cuda.device(self.device):
+                return function(*args, **kwargs)
+
+        return there
 
 
 # ---------------------------------------------------------------- peers
@@ -122,6 +147,16 @@ def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **_: Any) -> torch.
     return torch.nn.functional.scaled_dot_product_attention(
         *heads_first, is_causal=True, enable_gqa=q.shape[2] != k.shape[2]
     )
+
+
+def flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **_: Any) -> torch.Tensor:
+    """FlashAttention's, on the same."""
+    from flash_attn import flash_attn_func
+
+    if q.dim() == 3:
+        q, k, v = (x.unsqueeze(0) for x in (q, k, v))
+    out: torch.Tensor = flash_attn_func(q, k, v, causal=True)
+    return out
 
 
 # ---------------------------------------------------------------- details
@@ -140,7 +175,7 @@ def _tuple(out: Tensors) -> tuple[torch.Tensor, ...]:
     return out if isinstance(out, tuple) else (out,)
 
 
-def _error(is_: torch.Tensor, should: torch.Tensor, limit: float) -> float:
+def _error(is_: torch.Tensor, should: torch.Tensor, limit: float, least: float = 1e-6) -> float:
     assert is_.shape == should.shape, (is_.shape, should.shape)
     if not is_.is_floating_point():
         return 0.0 if torch.equal(is_.long(), should.long()) else float("inf")
@@ -153,7 +188,7 @@ def _error(is_: torch.Tensor, should: torch.Tensor, limit: float) -> float:
         return 0.0
     if not torch.isfinite(is_).all():
         return float("inf")
-    largest = max(float(should.abs().max()), 1e-6)
+    largest = max(float(should.abs().max()), least, 1e-6)
     return float((is_ - should).abs().max()) / largest / limit
 
 

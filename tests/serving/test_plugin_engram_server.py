@@ -17,7 +17,6 @@ from .test_plugin_server import ROOT, ask, entry_point
 pytestmark = pytest.mark.sglang
 
 N_NEW = 12
-CHUNK = 16
 Said = list[tuple[list[int], list[float], float]]
 
 
@@ -43,18 +42,18 @@ def expected(hf_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def servers(
     expected: tuple[Path, Said], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, launch.Server]]:
-    """One that decodes token by token, one by trees of drafts. Both read prompts in small parts, and have
-    room for few texts, so that slots are given up and used again."""
+    """One that decodes token by token, one by trees of drafts. Both read prompts in small parts, of 16 and of
+    64 tokens, and have room for few texts, so that slots are given up and used again."""
     entry = entry_point(tmp_path_factory)
     environment = {
         "PYTHONPATH": f"{launcher.STAND_INS}:{ROOT}:{entry}",
         "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
         "OMP_NUM_THREADS": "1",
     }
-    words = ["--chunked-prefill-size", str(CHUNK), "--max-total-tokens", "1024", "--context-length", "256"]
+    words = ["--max-total-tokens", "1024", "--context-length", "256", "--chunked-prefill-size", "16"]
     words += ["--max-running-requests", "8", "--mem-fraction-static", "0.6"]
     trees = ["--attention-backend", "abduce_tree", "--speculative-algorithm", "LOOKAHEAD"]
-    trees += ["--speculative-num-draft-tokens", "6"]
+    trees += ["--speculative-num-draft-tokens", "6", "--chunked-prefill-size", "64"]
     trees += ["--json-model-override-args", '{"engram_kept": 300}']
     starting = {}
     for name, more in {"plain": [], "trees": trees}.items():

@@ -167,6 +167,48 @@ def test_a_node_attends_as_if_its_path_were_the_text(
         assert torch.allclose(out[node], torch.einsum("hs,shd->hd", weights, vv), atol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_models_logits_at_a_node_are_those_of_its_path(plugin: Any, seed: int) -> None:
+    """A whole model in one forward over prefix and tree; then the slots of a path, moved behind the prefix,
+    hold what plain decoding would have put there."""
+    transformers = pytest.importorskip("transformers")
+    n_prefix, n, prefix = 9, 14, torch.randint(1, 97, (9,))
+    torch.manual_seed(seed)
+    sizes = {"vocab_size": 97, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 2, "initializer_range": 0.4}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **heads)).eval()
+    parents, tokens = random_tree(n, torch.Generator().manual_seed(seed)), torch.randint(1, 97, (n,))
+    depth = torch.tensor([len(path_of(parents, node)) - 1 for node in range(n)])
+
+    def attend(module: Any, q: Any, k: Any, v: Any, *_: Any, scaling: float, **__: Any) -> tuple[Any, None]:
+        q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
+        mask = torch.zeros(n_prefix + n, n_prefix + n, dtype=torch.bool)
+        mask[:n_prefix, :n_prefix] = torch.ones(n_prefix, n_prefix).tril() > 0
+        mask[n_prefix:, :n_prefix], mask[n_prefix:, n_prefix:] = True, mask_of(parents)
+        return plugin.attention.tree_attention(q, k, v, mask, scaling)[None], None
+
+    transformers.AttentionInterface.register("a_tree", attend)
+    places = torch.cat([torch.arange(n_prefix), n_prefix + depth])[None]
+    with torch.inference_mode():
+        plain = [model(torch.cat([prefix, tokens[path_of(parents, i)]])[None]) for i in range(n)]
+        model.set_attn_implementation("a_tree")
+        told = model(torch.cat([prefix, tokens])[None], position_ids=places)
+    for node, alone in enumerate(plain):
+        torch.testing.assert_close(told.logits[0, n_prefix + node], alone.logits[0, -1], rtol=1e-4, atol=1e-4)
+    node = int(depth.argmax())
+    path = [n_prefix + i for i in path_of(parents, node)]
+    for ours, theirs in zip(told.past_key_values.layers, plain[node].past_key_values.layers, strict=True):
+        for pool, wanted in ((ours.keys[0], theirs.keys[0]), (ours.values[0], theirs.values[0])):
+            slots = pool.transpose(0, 1).contiguous()
+            address = torch.tensor([slots.data_ptr()], dtype=torch.uint64)
+            to = torch.arange(n_prefix, n_prefix + len(path))
+            cpu_kernels.copy_all_layer_kv_cache(
+                address, torch.tensor([slots[0].nbytes]), to, torch.tensor(path)
+            )
+            kept = slots[: n_prefix + len(path)].transpose(0, 1)
+            torch.testing.assert_close(kept, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_siblings_do_not_see_each_other(plugin: Any) -> None:
     parents = [-1, 0, 0, 1, 2]
     q, k, v = torch.randn(5, 2, 8), torch.randn(9, 2, 8), torch.randn(9, 2, 8)

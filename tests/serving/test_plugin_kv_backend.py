@@ -203,6 +203,23 @@ def test_a_row_that_is_given_on_is_forgotten(plugin: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_a_step_that_is_made_again_reads_where_it_is_now(plugin: Any, name: str) -> None:
+    world, request = World(plugin, name), Request("a", 60)
+    world.open(request)
+    world.step([request])
+    outs = []
+    for _ in range(2):
+        world.generator.manual_seed(7)
+        outs.append([out for out, _ in world.step([request])])
+        slot = int(world.table.req_to_token[world.rows["a"], request.n - 1])
+        for i in range(N_LAYERS):
+            world.pool.get_key_buffer(i)[slot] = torch.nan
+            world.pool.get_value_buffer(i)[slot] = torch.nan
+        request.n -= 1
+    assert all(torch.equal(a, b) for a, b in zip(*outs, strict=True))
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_prompts_are_read_exactly(plugin: Any, name: str) -> None:
     world, first = World(plugin, name), Request("first", 60)
     told = [*world.open(first), *world.open(Request("second", 70), shared=first)]

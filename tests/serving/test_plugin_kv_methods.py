@@ -11,7 +11,7 @@ from abduce.serving.kernels import ems, paged  # noqa: E402
 from abduce.serving.sglang.plugin.kv_base import Cache, Row, Watcher  # noqa: E402
 from abduce.serving.sglang.plugin.kv_config import METHODS, ActQKV, DeltaLLM, Ems  # noqa: E402
 from abduce.serving.sglang.plugin.kv_methods import _Encoded, method_of  # noqa: E402
-from abduce.serving.sglang.plugin.kv_side import Part, attend, attend_gathered  # noqa: E402
+from abduce.serving.sglang.plugin.kv_side import Kept, Part, attend, attend_gathered  # noqa: E402
 
 N_KV, GROUP, D, SCALE = 2, 2, 16, 0.25
 SMALL: list[Any] = [
@@ -67,7 +67,7 @@ class Pool:
             out = torch.stack([self.dense(cache, row, q[i]) for i, row in enumerate(rows)])
             if reduced:
                 at = [i for i, row in enumerate(rows) if row.reduced]
-                out[at] = attend(q[at], method.parts(cache, reduced, q[at]), SCALE)
+                out[at] = attend(q[at], *method.parts(cache, reduced, q[at]), SCALE)
             if isinstance(method, Watcher):
                 for i, row in enumerate(rows):
                     method.watch_step(cache, row, q[i : i + 1])
@@ -88,19 +88,29 @@ def close(a: Any, b: Any) -> None:
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_one_softmax_over_parts_is_their_union_by_kernels() -> None:
+@pytest.mark.parametrize("by_mass", [False, True])
+def test_a_cpu_gathers_what_the_kernels_read_in_place(by_mass: bool) -> None:
     g = torch.Generator().manual_seed(0)
     q = torch.randn(3, N_KV * GROUP, D, generator=g)
     parts = []
-    for width, heads, biased in ((7, N_KV, True), (5, 1, False), (1, 1, False)):
+    for width, heads in ((7, N_KV), (5, 1)):
         k, v = torch.randn(2, 40, N_KV, D, generator=g)
         slots = torch.randint(-10, 40, (3, heads, width), generator=g)
         slots[..., 0] = 3
-        parts.append(Part(k, v, slots, torch.rand(slots.shape, generator=g) if biased else None))
-    o, lse = paged.decode(q, *parts[0][:3], SCALE, parts[0].bias)
-    for part in parts[1:]:
-        o, lse = paged.merge(o, lse, *paged.decode(q, *part[:3], SCALE, part.bias))
-    close(attend_gathered(q, parts, SCALE), o)
+        parts.append(Part(k, v, slots))
+    pool, side = parts
+    if by_mass:
+        side = side._replace(mass=torch.randint(0, 4, (40, N_KV), generator=g).float())
+    one = paged.decode_beside(q, *pool[:3], *side, SCALE)[0]
+    close(attend_gathered(q, [side, pool], SCALE), one)
+    close(attend(q, pool, side, SCALE), one)
+    close(attend(q, pool, None, SCALE), paged.decode(q, *pool[:3], SCALE)[0])
+
+
+def test_what_is_listed_is_made_again_only_when_something_changes() -> None:
+    kept, a, b = Kept(), torch.zeros(2), torch.zeros(2)
+    made = [kept(of, list) for of in ([a, 1], [a, 1], [b, 1], [b, 2], [b], [b])]
+    assert [x is y for x, y in pairwise(made)] == [True, False, False, False, True]
 
 
 @pytest.mark.parametrize("config", SMALL, ids=NAMES)
@@ -161,6 +171,29 @@ def test_a_row_that_ends_gives_all_back(config: Any) -> None:
         assert method.table()["side_slots"] > 0
         method.forget(one)
         assert method.table()["side_slots"] == 0
+
+
+@pytest.mark.parametrize("config", SMALL[1:], ids=NAMES[1:])
+def test_who_shares_a_prefix_reads_the_same_in_any_order_and_without_sharing(config: Any) -> None:
+    """Rows 0 and 1 begin with the same slots; row 2 is row 1 in slots of its own, as without a cache."""
+    pool, n_shared = Pool(length=90), 50
+    pool.table[1, :n_shared] = pool.table[0, :n_shared]
+    for cache, q in zip(pool.caches, pool.queries, strict=True):
+        q[1, :n_shared], q[2] = q[0, :n_shared], q[1]
+        for x in (cache.k, cache.v):
+            x[pool.table[2].long()] = x[pool.table[1].long()]
+    told: dict[int, list[list[Any]]] = {0: [], 1: [], 2: []}
+    for order in ([0, 1], [1, 0], [2]):
+        method, rows = method_of(config), {at: row(at) for at in order}
+        for at in order:
+            pool.prompt(method, rows[at], 70)
+        steps = [(at, pool.step(method, [rows[at]])) for _ in range(9) for at in order]
+        assert all(each.reduced for each in rows.values())
+        for at in order:
+            told[at].append([out for who, outs in steps if who == at for out in outs])
+    for one, *others in (told[0], told[1] + told[2]):
+        assert others
+        assert all(torch.equal(a, b) for other in others for a, b in zip(one, other, strict=True))
 
 
 # ---------------------------------------------------------------- EMS
@@ -293,6 +326,17 @@ def test_the_sizes_and_defaults_are_the_kernels_own() -> None:
     assert {**vars(ems.Config()), "unrotated": False, "release": False} == vars(Ems())
 
 
+def test_entries_of_single_tokens_are_dense_attention() -> None:
+    """A keep ratio of 1 by the method's own reading: a budget for all, and a step that uses it."""
+    method, pool, one = method_of(Ems(budget=90, window=8, tail=4, mass_bias=True)), Pool(), row(1)
+    pool.prompt(method, one, 70)
+    method.begin(one)
+    one.plan.before, one.plan.covered, one.n = 0, 70, 71
+    for cache, q in zip(pool.caches, pool.queries, strict=True):
+        out = attend(q[1, 70:71], *method.parts(cache, [one], q[1, 70:71]), SCALE)
+        close(out[0], pool.dense(cache, one, q[1, 70]))
+
+
 # ---------------------------------------------------------------- ActQKV
 
 
@@ -301,7 +345,7 @@ def test_all_pages_are_dense_attention() -> None:
     method = method_of(ActQKV(budget=120, page=4, first=4, last=4))
     one.n, one.plan = 70, 1
     for cache, q in zip(pool.caches, pool.queries, strict=True):
-        out = attend(q[1, 69:70], method.parts(cache, [one], q[1, 69:70]), SCALE)
+        out = attend(q[1, 69:70], *method.parts(cache, [one], q[1, 69:70]), SCALE)
         close(out[0], pool.dense(cache, one, q[1, 69]))
 
 

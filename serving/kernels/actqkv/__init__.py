@@ -12,6 +12,7 @@ from .reference import activation_bias, effective_pages, layer_budgets, page_mea
 
 __all__ = [
     "activation_bias",
+    "chosen_slots",
     "effective_pages",
     "layer_budgets",
     "page_means",
@@ -31,3 +32,13 @@ def probe_query(x: torch.Tensor, power: float = 1.0) -> torch.Tensor:
 def page_scores(probe: torch.Tensor, means: torch.Tensor, page_table: torch.Tensor) -> torch.Tensor:
     """See `reference.page_scores`."""
     return form(probe, reference).page_scores(probe, means, page_table)
+
+
+def chosen_slots(
+    scores: torch.Tensor, n_tokens: torch.Tensor, k: torch.Tensor, table: torch.Tensor, rows: torch.Tensor, *,
+    page: int, width: int, n_first: int, n_last: int,
+) -> torch.Tensor:  # fmt: skip
+    """See `reference.chosen_slots`."""
+    return form(scores, reference).chosen_slots(
+        scores, n_tokens, k, table, rows, page=page, width=width, n_first=n_first, n_last=n_last
+    )

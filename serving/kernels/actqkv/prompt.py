@@ -5,6 +5,7 @@ what was gathered is dense, but for the window's own triangle.
 """
 
 import torch
+from torch.nn.attention.bias import causal_lower_right
 
 from ..base import form
 from . import reference
@@ -33,10 +34,13 @@ def retrieve(
         chosen = torch.cat([torch.arange(min(n_first, local), device=q.device), places])
         at = (chosen[:, None] * page + torch.arange(page, device=q.device)).flatten()
         at = torch.cat([at, torch.arange(local * page, end, device=q.device)])
-        position = torch.arange(first, end, device=q.device)
         heads_first = (x.transpose(0, 1)[None] for x in (q[own], k[at], v[at]))
+        # The window comes last, so its triangle is the lower right one; for a mask there is no fast kernel.
         got = torch.nn.functional.scaled_dot_product_attention(
-            *heads_first, attn_mask=at <= position[:, None], scale=scale, enable_gqa=n_heads != n_kv
+            *heads_first,
+            attn_mask=causal_lower_right(end - first, len(at)),
+            scale=scale,
+            enable_gqa=n_heads != n_kv,
         )
         out[own] = got[0].transpose(0, 1)
     return out

@@ -71,8 +71,9 @@ def select(
     place = torch.arange(scores.shape[1], device=scores.device)
     used = place < n_pages[:, None]
     kept = used & ((place < n_first) | (place >= n_pages[:, None] - n_last))
-    order = scores.masked_fill(kept | ~used, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
-    rank = order.argsort(-1)
+    least = torch.finfo(scores.dtype).min  # before those that are no candidates
+    ranked = scores.clamp_min(least).masked_fill(kept | ~used, -torch.inf)
+    rank = ranked.sort(dim=-1, descending=True, stable=True).indices.argsort(-1)
     chosen = kept | (used & (rank < k[:, None]))
     ascending = torch.where(chosen, place, scores.shape[1]).sort(-1).values[:, :width]
     taken = torch.where(ascending < scores.shape[1], ascending, -1)
@@ -89,6 +90,23 @@ def slots_of(
     position = selected[..., None] * page_size + within
     there = (selected[..., None] >= 0) & (position < seq_lens[:, None, None])
     return torch.where(there, pages[..., None] * page_size + within, -1).flatten(1).unsqueeze(1)
+
+
+def chosen_slots(
+    scores: torch.Tensor, n_tokens: torch.Tensor, k: torch.Tensor, table: torch.Tensor, rows: torch.Tensor, *,
+    page: int, width: int, n_first: int, n_last: int,
+) -> torch.Tensor:  # fmt: skip
+    """The slots of what `select` chooses, for `paged`: [batch, 1, width · page] as table, -1 beyond the end.
+
+    A page is `page` positions of a sequence of n_tokens int [batch]; table int [rows, positions] has the slot
+    of each, in the sequence's row, int [batch].
+    """
+    n_pages = (n_tokens + page - 1) // page
+    selected = select(scores, n_pages, k, width=width, n_first=n_first, n_last=n_last)
+    position = selected[..., None] * page + torch.arange(page, device=scores.device)
+    there = (selected[..., None] >= 0) & (position < n_tokens[:, None, None])
+    slots = table[rows[:, None, None], position.clamp(0, table.shape[1] - 1)]
+    return torch.where(there, slots, -1).flatten(1).unsqueeze(1)
 
 
 def retrieve(

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..base import Kernel, Work, dense
+from ..base import Kernel, Work, dense, flash
 from . import kernel, prompt, reference
 
 
@@ -42,6 +42,45 @@ def _pages(
 def _tables(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, Any]]:
     for width, n_kv, group, d in [(1, 1, 1, 16), (63, 2, 3, 80), (100, 3, 1, 64), (130, 2, 4, 32)]:
         yield _pages(dtype, device, 3, width, n_kv, group, d)
+
+
+def _choice(
+    device: torch.device, batch: int, places: int, page: int, k: int, n_first: int, n_last: int
+) -> dict[str, Any]:
+    """Scores with many ties, zeros of both signs and none at all, of sequences of any length."""
+    rng = torch.Generator().manual_seed(places)
+    scores = torch.randn(batch, places, generator=rng).mul(4).round().div(4)
+    scores[torch.rand(batch, places, generator=rng) < 0.1] = -torch.inf
+    scores[torch.rand(batch, places, generator=rng) < 0.1] = -0.0
+    n_tokens = torch.randint(1, places * page + 1, (batch,), generator=rng)
+    n_tokens[0] = places * page
+    table = torch.randperm(2 * batch * places * page, generator=rng).view(2 * batch, -1).to(torch.int32)
+    return {
+        "scores": scores.to(device),
+        "n_tokens": n_tokens.to(device),
+        "k": torch.randint(0, k + 1, (batch,), generator=rng).to(device),
+        "table": table.to(device),
+        "rows": torch.randperm(2 * batch, generator=rng)[:batch].to(device),
+        "page": page,
+        "width": n_first + k + n_last,
+        "n_first": n_first,
+        "n_last": n_last,
+    }
+
+
+def _choices(_: torch.dtype, device: torch.device) -> Iterator[dict[str, Any]]:
+    for places, page, k, n_first, n_last in [
+        (1, 4, 1, 1, 1),
+        (63, 5, 7, 1, 3),
+        (100, 16, 100, 0, 1),
+        (130, 3, 40, 2, 0),
+    ]:
+        yield _choice(device, 4, places, page, k, n_first, n_last)
+
+
+def _choice_work(a: Mapping[str, Any]) -> Work:
+    n_slots = len(a["scores"]) * a["width"] * a["page"]
+    return Work(a["scores"].numel() * 4.0 + n_slots * 2 * a["table"].element_size(), a["scores"].numel())
 
 
 def _prompt(
@@ -121,12 +160,22 @@ KERNELS = (
         peers={"torch": reference.page_scores},
     ),
     Kernel(
+        "actqkv.chosen_slots",
+        reference.chosen_slots,
+        kernel.chosen_slots,
+        _choices,
+        lambda device: _choice(device, 32, 1024, 128, 16, 1, 8),
+        _choice_work,
+        dtypes=(torch.float32,),
+        peers={"torch (three sorts)": reference.chosen_slots},
+    ),
+    Kernel(
         "actqkv.retrieve",
         reference.retrieve,
         prompt.retrieve,
         _prompts,
         _large_prompt,
         _prompt_work,
-        peers={"every key (SDPA)": dense},
+        peers={"every key (SDPA)": dense, "every key (FlashAttention)": flash},
     ),
 )

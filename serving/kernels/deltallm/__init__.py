@@ -63,10 +63,9 @@ def hybrid_attention(
 def attend_runs(q: torch.Tensor, runs: Runs, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of q [batch, heads, head_dim] over the runs, with ln m as bias: o as q, log-sum-exp [batch,
     heads]."""
-    place = torch.arange(len(runs.k), device=q.device)
-    slots = torch.where(runs.mass > 0, place, -1).expand(len(q), -1, -1)
-    bias = runs.mass.clamp_min(1).log().expand(len(q), -1, -1)
-    return paged.decode(q, runs.k, runs.v, slots, scale, bias)
+    place = torch.arange(len(runs.k), device=q.device).expand(len(q), 1, -1)
+    mass, nothing_else = runs.mass.transpose(0, 1), place[..., :0]
+    return paged.decode_beside(q, runs.k, runs.v, nothing_else, runs.k, runs.v, place, mass, scale)
 
 
 def attend_packed(

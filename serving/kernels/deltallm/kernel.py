@@ -6,11 +6,11 @@ import triton.language as tl
 
 from ..base import empty
 from ..paged.kernel import parts, store_part, unite
-from ..triton_parts import LOG2E, dot, native, softmax_step
+from ..triton_parts import LOG2E, dot, load_rows, native, softmax_step, tiles
 from .reference import TILE
 
-_CHANNELS = 32
-_BLOCK = 64
+_CHANNELS = 32  # a thread each
+_AHEAD = 16  # tokens that are asked for before the first of them is needed
 _ROWS = 16  # the least that tl.dot takes
 
 
@@ -19,13 +19,14 @@ def encode(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As `reference.encode`: channels are independent lanes, tokens a loop."""
     n, n_kv, d = k.shape
+    assert n or state is not None, "encode: no tokens and no state"
     k = k.contiguous()
     approximate = empty(n, n_kv, d, dtype=k.dtype, device=k.device)
     changed = empty(n, n_kv, d, dtype=torch.int8, device=k.device)
     end = empty(n_kv, d, dtype=k.dtype, device=k.device)
     _encode_kernel[(triton.cdiv(n_kv * d, _CHANNELS),)](
         k, limit.float().contiguous(), k if state is None else state.contiguous(), approximate, changed, end,
-        n, n_kv * d, n_sink, HAS_STATE=state is not None, CHANNELS=_CHANNELS,
+        n, n_kv * d, n_sink, HAS_STATE=state is not None, CHANNELS=_CHANNELS, AHEAD=_AHEAD, num_warps=1,
     )  # fmt: skip
     return approximate, changed.bool(), end
 
@@ -35,8 +36,9 @@ def run_ids(k: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
     n, n_kv, d = k.shape
     ids = empty(n_kv, n, dtype=torch.int32, device=k.device)
     _runs_kernel[(n_kv,)](
-        k.contiguous(), limit.float().contiguous(), ids, n, n_kv, d, D=triton.next_power_of_2(d)
-    )
+        k.contiguous(), limit.float().contiguous(), ids, n, n_kv, d, D=triton.next_power_of_2(d),
+        AHEAD=_AHEAD, num_warps=1,
+    )  # fmt: skip
     return ids
 
 
@@ -77,65 +79,86 @@ def hybrid_attention(
     n_sink: int,
     scale: float,
 ) -> torch.Tensor:
-    """As `reference.hybrid_attention`; a tile reads exact keys, or approximate ones, or at the edge both."""
+    """As `reference.hybrid_attention`; of keys far from a whole tile only the approximate ones are read."""
     (n, n_heads, d), n_kv, d_v = q.shape, k.shape[1], v.shape[2]
     o = empty(n, n_heads, d_v, dtype=q.dtype, device=q.device)
-    _hybrid_kernel[(triton.cdiv(n, _BLOCK), n_heads)](
+    widths = {"D": max(16, triton.next_power_of_2(d)), "D_V": max(16, triton.next_power_of_2(d_v))}
+    sizes = tiles(q, max(widths.values()))
+    _hybrid_kernel[(triton.cdiv(n, sizes["ROWS"]), n_heads)](
         q.contiguous(), k.contiguous(), approximate.contiguous(), v.contiguous(), o, n, n_heads, n_kv, d, d_v,
-        local, n_sink, scale * LOG2E, G=n_heads // n_kv, D=max(16, triton.next_power_of_2(d)),
-        D_V=max(16, triton.next_power_of_2(d_v)), BLOCK=_BLOCK, NATIVE=native(),
+        local, n_sink, scale * LOG2E, G=n_heads // n_kv, **widths, **sizes, NATIVE=native(), num_warps=8,
     )  # fmt: skip
     return o
 
 
 @triton.jit
+def _ahead(k, at, step, end, mask, AHEAD: tl.constexpr):
+    """AHEAD tokens' keys, `step` apart from `at` on and before `end`: all asked for, none waited for."""
+    keys = ()
+    for t in tl.static_range(AHEAD):
+        key = tl.load(k + at + t * step, mask=mask & (at + t * step < end), other=0.0)
+        keys = keys + (key,)  # type: ignore[assignment]  # noqa: RUF005 (Triton knows no other way)
+    return keys
+
+
+@triton.jit(do_not_specialize=["n", "n_sink"])
 def _encode_kernel(
     k, limit, state, approximate, changed, end, n, size, n_sink,
-    HAS_STATE: tl.constexpr, CHANNELS: tl.constexpr,
+    HAS_STATE: tl.constexpr, CHANNELS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     c = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     mask = c < size
     threshold = tl.load(limit + c, mask=mask, other=0.0)
     n_exact = n_sink if HAS_STATE else tl.maximum(n_sink, 1)
     r = tl.load(state + c, mask=mask, other=0.0).to(tl.float32)
-    for t in range(n):
-        now = tl.load(k + t * size + c, mask=mask, other=0.0).to(tl.float32)
-        new = (tl.abs(now - r) > threshold) | (t < n_exact)
-        r = tl.where(new, now, r)
-        tl.store(approximate + t * size + c, r, mask=mask)
-        tl.store(changed + t * size + c, new.to(tl.int8), mask=mask)
+    at, last = c.to(tl.int64), tl.full([1], n, tl.int64) * size
+    keys = _ahead(k, at, size, last, mask, AHEAD)
+    for start in range(0, n, AHEAD):
+        later = _ahead(k, at + AHEAD * size, size, last, mask, AHEAD)
+        for t in tl.static_range(AHEAD):
+            now = keys[t].to(tl.float32)
+            new = (tl.abs(now - r) > threshold) | (start + t < n_exact)
+            there = mask & (at < last)
+            r = tl.where(new & there, now, r)
+            tl.store(approximate + at, r, mask=there)
+            tl.store(changed + at, new.to(tl.int8), mask=there)
+            at += size
+        keys = later
     tl.store(end + c, r, mask=mask)
 
 
-@triton.jit
-def _runs_kernel(k, limit, ids, n, n_kv, d, D: tl.constexpr):
-    h, c = tl.program_id(0), tl.arange(0, D)
+@triton.jit(do_not_specialize=["n"])
+def _runs_kernel(k, limit, ids, n, n_kv, d, D: tl.constexpr, AHEAD: tl.constexpr):
+    h, c = tl.program_id(0).to(tl.int64), tl.arange(0, D)
     mask = c < d
     threshold = tl.load(limit + h * d + c, mask=mask, other=0.0)
     r = tl.load(k + h * d + c, mask=mask, other=0.0).to(tl.float32)
-    current = 0
-    for t in range(n):
-        now = tl.load(k + (t * n_kv + h) * d + c, mask=mask, other=0.0).to(tl.float32)
-        left = tl.max((tl.abs(now - r) > threshold).to(tl.int32), 0)
-        r = tl.where(left > 0, now, r)
-        current += left
-        tl.store(ids + h * n + t, current)
+    current, at, step = 0, h * d + c, n_kv * d
+    last = tl.full([1], n, tl.int64) * step
+    keys = _ahead(k, at, step, last, mask, AHEAD)
+    for start in range(0, n, AHEAD):
+        later = _ahead(k, at + AHEAD * step, step, last, mask, AHEAD)
+        for t in tl.static_range(AHEAD):
+            now = keys[t].to(tl.float32)
+            left = tl.max((tl.abs(now - r) > threshold).to(tl.int32), 0)
+            r = tl.where(left > 0, now, r)
+            current += left
+            tl.store(ids + h * n + start + t, current, mask=start + t < n)
+        at += AHEAD * step
+        keys = later
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width", "part", "n_parts"])
 def _packed_kernel(
     q, words, first, values, tiles, v_cache, slots, o_part, m_part, scale, width, part,
     d, d_v, n_heads, n_kv, n_parts, v_s, v_h,
     G: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr,
     NATIVE: tl.constexpr,
 ):  # fmt: skip
-    b, g, p = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    b, g, p = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     row, dim, dim_v, t = tl.arange(0, ROWS), tl.arange(0, D), tl.arange(0, D_V), tl.arange(0, TILE)
-    head = g * G + row
-    q_tile = tl.load(
-        q + (b * n_heads + head[:, None]) * d + dim[None, :],
-        mask=(row < G)[:, None] & (dim < d)[None, :], other=0.0,
-    )  # fmt: skip
+    head = b * n_heads + g * G + row
+    q_tile = load_rows(q, head, row < G, d, D)
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, D_V], tl.float32)
@@ -144,53 +167,70 @@ def _packed_kernel(
         slot = tl.load(slots + (b * width + i) * TILE + t).to(tl.int64)
         there = tl.where(tile >= 0, slot, -1) >= 0
         own = tl.maximum(tile, 0) * n_kv + g
-        word = tl.load(words + own * d + dim, mask=dim < d, other=0)
-        begin = tl.load(first + own)
-        bit = ((word[None, :] >> t[:, None].to(tl.int64)) & 1).to(tl.int32)
-        of_channel = tl.sum(bit, 0)
-        place = (tl.cumsum(of_channel, 0) - of_channel)[None, :] + tl.cumsum(bit, 0) - 1
-        k_mask = there[:, None] & (dim < d)[None, :]
-        k = tl.load(values + begin + place, mask=k_mask, other=0.0)
-        s = dot(q_tile, tl.trans(k), NATIVE) * scale
-        s = tl.where(there[None, :], s, float("-inf"))
+        word = tl.load(words + own * d + dim, mask=tl.where(tile >= 0, dim, d) < d, other=0)
+        begin = tl.load(first + own, mask=tile >= 0, other=0)
+        # Channels are the rows: the values of a channel lie side by side, so a warp reads few lines.
+        bit = ((word[:, None] >> t[None, :].to(tl.int64)) & 1).to(tl.int32)
+        of_channel = tl.sum(bit, 1)
+        place = (tl.cumsum(of_channel, 0) - of_channel)[:, None] + tl.cumsum(bit, 1) - 1
+        k = tl.load(values + begin + place, mask=(dim < d)[:, None] & there[None, :], other=0.0)
+        s = tl.where(there[None, :], dot(q_tile, k, NATIVE) * scale, float("-inf"))
         v = tl.load(
-            v_cache + slot[:, None] * v_s + g * v_h + dim_v[None, :],
+            v_cache + slot[:, None] * v_s + g.to(tl.int64) * v_h + dim_v[None, :],
             mask=there[:, None] & (dim_v < d_v)[None, :], other=0.0,
         )  # fmt: skip
         top, total, acc = softmax_step(s, v, top, total, acc, NATIVE)
-    out = (b * n_heads + head) * n_parts + p
-    store_part(o_part, m_part, out, row < G, top, total, acc, d_v, D_V)
+    store_part(o_part, m_part, head * n_parts + p, row < G, top, total, acc, d_v, D_V)
 
 
 @triton.jit
+def _hybrid_step(
+    start, first, q_tile, k, approximate, v, g, n, n_kv, d, d_v, local, n_sink, scale, top, total, acc,
+    FAR: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    NATIVE: tl.constexpr,
+):  # fmt: skip
+    """One more block of keys, from `start`. FAR: it is so for all rows, which are behind it."""
+    i, j = first + tl.arange(0, ROWS), start + tl.arange(0, BLOCK)
+    row, there = j.to(tl.int64) * n_kv + g, j < n
+    s = dot(q_tile, tl.trans(load_rows(approximate, row, there, d, D)), NATIVE) * scale
+    if not FAR:
+        exact = dot(q_tile, tl.trans(load_rows(k, row, there, d, D)), NATIVE) * scale
+        s = tl.where((i[:, None] - j[None, :] < local) | (j < n_sink)[None, :], exact, s)
+        s = tl.where((j[None, :] <= i[:, None]) & there[None, :], s, float("-inf"))
+    return softmax_step(s, load_rows(v, row, there, d_v, D_V), top, total, acc, NATIVE)
+
+
+@triton.jit(do_not_specialize=["n", "local", "n_sink"])
 def _hybrid_kernel(
     q, k, approximate, v, o, n, n_heads, n_kv, d, d_v, local, n_sink, scale,
-    G: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr, BLOCK: tl.constexpr, NATIVE: tl.constexpr,
+    G: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    NATIVE: tl.constexpr,
 ):  # fmt: skip
-    first, head = tl.program_id(0) * BLOCK, tl.program_id(1)
-    g = head // G
-    i, dim, dim_v = first + tl.arange(0, BLOCK), tl.arange(0, D), tl.arange(0, D_V)
-    q_mask = (i < n)[:, None] & (dim < d)[None, :]
-    q_tile = tl.load(q + (i[:, None] * n_heads + head) * d + dim[None, :], mask=q_mask, other=0.0)
-    top = tl.full([BLOCK], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    acc = tl.zeros([BLOCK, D_V], tl.float32)
-    for start in range(0, tl.minimum(first + BLOCK, n), BLOCK):
-        j = start + tl.arange(0, BLOCK)
-        k_at = (j[None, :] * n_kv + g) * d + dim[:, None]
-        k_mask = (j < n)[None, :] & (dim < d)[:, None]
-        near = (i[:, None] - j[None, :] < local) | (j < n_sink)[None, :]
-        far_tile = (first - (start + BLOCK - 1) >= local) & (start >= n_sink)
-        near_tile = (first + BLOCK - 1 - start < local) | (start + BLOCK <= n_sink)
-        s = tl.zeros([BLOCK, BLOCK], tl.float32)
-        if not far_tile:
-            s = dot(q_tile, tl.load(k + k_at, mask=k_mask, other=0.0), NATIVE)
-        if not near_tile:
-            delta = dot(q_tile, tl.load(approximate + k_at, mask=k_mask, other=0.0), NATIVE)
-            s = tl.where(near, s, delta)
-        s = tl.where((j[None, :] <= i[:, None]) & (j < n)[None, :], s * scale, float("-inf"))
-        v_mask = (j < n)[:, None] & (dim_v < d_v)[None, :]
-        value = tl.load(v + (j[:, None] * n_kv + g) * d_v + dim_v[None, :], mask=v_mask, other=0.0)
-        top, total, acc = softmax_step(s, value, top, total, acc, NATIVE)
-    o_mask = (i < n)[:, None] & (dim_v < d_v)[None, :]
-    tl.store(o + (i[:, None] * n_heads + head) * d_v + dim_v[None, :], acc / total[:, None], mask=o_mask)
+    first, head = (tl.num_programs(0) - 1 - tl.program_id(0)) * ROWS, tl.program_id(1)  # the longest first
+    g, i = head // G, first + tl.arange(0, ROWS)
+    row = i.to(tl.int64) * n_heads + head
+    q_tile = load_rows(q, row, i < n, d, D)
+    top = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, D_V], tl.float32)
+    end = tl.minimum(first + ROWS, n)
+    sinks = tl.minimum(tl.cdiv(n_sink, BLOCK) * BLOCK, end)
+    far = tl.maximum(tl.maximum(first - local + 1, 0) // BLOCK * BLOCK, sinks)
+    for start in range(0, sinks, BLOCK):
+        top, total, acc = _hybrid_step(
+            start, first, q_tile, k, approximate, v, g, n, n_kv, d, d_v, local, n_sink, scale,
+            top, total, acc, False, D, D_V, ROWS, BLOCK, NATIVE,
+        )  # fmt: skip
+    for start in range(sinks, far, BLOCK):
+        top, total, acc = _hybrid_step(
+            start, first, q_tile, k, approximate, v, g, n, n_kv, d, d_v, local, n_sink, scale,
+            top, total, acc, True, D, D_V, ROWS, BLOCK, NATIVE,
+        )  # fmt: skip
+    for start in range(far, end, BLOCK):
+        top, total, acc = _hybrid_step(
+            start, first, q_tile, k, approximate, v, g, n, n_kv, d, d_v, local, n_sink, scale,
+            top, total, acc, False, D, D_V, ROWS, BLOCK, NATIVE,
+        )  # fmt: skip
+    dim = tl.arange(0, D_V)
+    mask = (i < n)[:, None] & (dim < d_v)[None, :]
+    tl.store(o + row[:, None] * d_v + dim[None, :], acc / total[:, None], mask=mask)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from .. import paged
-from ..base import Kernel, Work, dense
+from ..base import Kernel, Work, dense, flash
 from . import kernel, reference
 
 
@@ -52,7 +52,7 @@ def _prefills(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, An
     for n, n_kv, group, d, local, n_sink in [
         (1, 1, 1, 16, 8, 4),
         (100, 2, 3, 63, 1, 0),
-        (200, 1, 2, 64, 30, 70),
+        (300, 1, 2, 64, 30, 70),
         (130, 1, 1, 32, 500, 4),
     ]:
         yield _attended(dtype, device, n, n_kv, group, d, local, n_sink)
@@ -148,6 +148,6 @@ KERNELS = (
         _prefills,
         lambda device: _attended(torch.bfloat16, device, 8192, 8, 4, 128, 128, 4),
         _attention,
-        peers={"exact keys (SDPA)": dense},
+        peers={"exact keys (SDPA)": dense, "exact keys (FlashAttention)": flash},
     ),
 )

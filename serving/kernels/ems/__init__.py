@@ -35,9 +35,8 @@ def column_sums(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """sG and sL [kv_heads, n], see `reference.column_sums`. Of a prompt that is read in parts, the sG of its
     parts add up."""
-    sums: tuple[torch.Tensor, torch.Tensor] = form(q, reference).column_sums(
-        q, k, reference.row_lse(q, k, scale), window, scale
-    )
+    ours = form(q, reference)
+    sums: tuple[torch.Tensor, torch.Tensor] = ours.column_sums(q, k, ours.row_lse(q, k, scale), window, scale)
     return sums
 
 
@@ -113,6 +112,7 @@ def _source(n: int, where: torch.Tensor, tokens: torch.Tensor, target: torch.Ten
 
 
 def _sums(x: torch.Tensor, source: torch.Tensor, budget: int) -> torch.Tensor:
-    total = x.new_zeros(len(x), budget + 1)
-    total.scatter_add_(1, torch.where(source >= 0, source, budget).long(), x)
-    return total[:, :budget]
+    """Of each entry. In float64: a GPU adds in any order, and the result must not depend on it."""
+    total = x.new_zeros(len(x), budget + 1, dtype=torch.float64)
+    total.scatter_add_(1, torch.where(source >= 0, source, budget).long(), x.double())
+    return total[:, :budget].to(x.dtype)

@@ -1,14 +1,29 @@
-"""EMS's column sums, assignment and merge in Triton. No atomics and ties by index: it repeats bit for bit."""
+"""EMS's log-sum-exp, column sums, assignment and merge in Triton.
+
+No atomics and ties by index: it repeats bit for bit.
+"""
 
 import torch
 import triton
 import triton.language as tl
 
 from ..base import empty
-from ..triton_parts import LOG2E, dot, native
+from ..triton_parts import LN2, LOG2E, dot, load_rows, native, tiles
 
-_BLOCK = 64
-_PAIRS = 32  # four tiles of unit vectors are held at once
+_PAIRS = 16  # four tiles of unit vectors, float32, are held at once
+
+
+def row_lse(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:
+    """As `reference.row_lse`, float32: one program per head and block of queries, the longest rows first."""
+    (n_q, n_heads, d), (n, n_kv, _) = q.shape, k.shape
+    lse = empty(n_q, n_heads, dtype=torch.float32, device=q.device)
+    width = max(16, triton.next_power_of_2(d))
+    sizes = tiles(q, width)
+    _lse_kernel[(triton.cdiv(n_q, sizes["ROWS"]), n_heads)](
+        q.contiguous(), k.contiguous(), lse, n_q, n, n_heads, n_kv, d, scale * LOG2E, LN2,
+        G=n_heads // n_kv, D=width, **sizes, NATIVE=native(), num_warps=8,
+    )  # fmt: skip
+    return lse
 
 
 def column_sums(
@@ -19,9 +34,11 @@ def column_sums(
     q, k, lse = q.contiguous(), k.contiguous(), lse.float().contiguous()
     total = empty(n_kv, n, dtype=torch.float32, device=q.device)
     local = empty(n_kv, n, dtype=torch.float32, device=q.device)
-    _columns_kernel[(triton.cdiv(n, _BLOCK), n_kv)](
+    width = max(16, triton.next_power_of_2(d))
+    sizes = tiles(q, width)
+    _columns_kernel[(triton.cdiv(n, sizes["ROWS"]), n_kv)](
         q, k, lse, total, local, n_q, n, n_heads, n_kv, d, window, scale * LOG2E, LOG2E,
-        G=n_heads // n_kv, D=max(16, triton.next_power_of_2(d)), BLOCK=_BLOCK, NATIVE=native(),
+        G=n_heads // n_kv, D=width, **sizes, NATIVE=native(), num_warps=8,
     )  # fmt: skip
     return total, local
 
@@ -38,7 +55,7 @@ def assign(
             k.contiguous(), v.contiguous(), centres.contiguous(), tokens.contiguous(), target,
             n_tokens, m, n_kv, d, d_v, tau,
             D=max(16, triton.next_power_of_2(d)), D_V=max(16, triton.next_power_of_2(d_v)), BLOCK=_PAIRS,
-            NATIVE=native(),
+            NATIVE=native(), num_stages=2,
         )  # fmt: skip
     return target
 
@@ -62,32 +79,48 @@ def merge(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_q", "n"])
+def _lse_kernel(
+    q, k, lse, n_q, n, n_heads, n_kv, d, scale, ln2,
+    G: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, NATIVE: tl.constexpr,
+):  # fmt: skip
+    first, head = (tl.num_programs(0) - 1 - tl.program_id(0)) * ROWS, tl.program_id(1)
+    i = (first + tl.arange(0, ROWS)).to(tl.int64)
+    q_tile = load_rows(q, i * n_heads + head, i < n_q, d, D)
+    before = n - n_q  # positions whose queries are not here
+    top = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    for start in range(0, tl.minimum(first + ROWS + before, n), BLOCK):
+        j = (start + tl.arange(0, BLOCK)).to(tl.int64)
+        k_tile = load_rows(k, j * n_kv + head // G, j < n, d, D)
+        s = dot(q_tile, tl.trans(k_tile), NATIVE) * scale
+        s = tl.where((j[None, :] <= i[:, None] + before) & (j < n)[None, :], s, float("-inf"))
+        higher = tl.maximum(top, tl.max(s, 1))  # finite from the first block on: every query sees key 0
+        total = total * tl.exp2(top - higher) + tl.sum(tl.exp2(s - higher[:, None]), 1)
+        top = higher
+    tl.store(lse + i * n_heads + head, (top + tl.log2(total)) * ln2, mask=i < n_q)
+
+
+@triton.jit(do_not_specialize=["n_q", "n", "window"])
 def _columns_kernel(
     q, k, lse, total, local, n_q, n, n_heads, n_kv, d, window, scale, log2e,
-    G: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, NATIVE: tl.constexpr,
+    G: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, NATIVE: tl.constexpr,
 ):  # fmt: skip
-    block, h = tl.program_id(0), tl.program_id(1)
-    j, dim = block * BLOCK + tl.arange(0, BLOCK), tl.arange(0, D)
-    k_tile = tl.load(
-        k + (j[:, None] * n_kv + h) * d + dim[None, :], mask=(j < n)[:, None] & (dim < d)[None, :], other=0.0
-    )
-    everyone, latest = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    first, h = tl.program_id(0) * ROWS, tl.program_id(1)
+    j = (first + tl.arange(0, ROWS)).to(tl.int64)
+    k_tile = load_rows(k, j * n_kv + h, j < n, d, D)
+    everyone, latest = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
     before = n - n_q  # positions whose queries are not here
-    for start in range(tl.maximum(block * BLOCK - before, 0) // BLOCK * BLOCK, n_q, BLOCK):
-        i = start + tl.arange(0, BLOCK)
-        seen = (i < n_q)[:, None] & (i[:, None] + before >= j[None, :]) & (j < n)[None, :]
-        for g in range(G):
-            head = h * G + g
-            q_tile = tl.load(
-                q + (i[:, None] * n_heads + head) * d + dim[None, :],
-                mask=(i < n_q)[:, None] & (dim < d)[None, :], other=0.0,
-            )  # fmt: skip
-            row = tl.load(lse + i * n_heads + head, mask=i < n_q, other=0.0) * log2e
-            logit = dot(q_tile, tl.trans(k_tile), NATIVE) * scale - row[:, None]
-            p = tl.exp2(tl.where(seen, logit, float("-inf")))
-            everyone += tl.sum(p, 0)
-            latest += tl.sum(tl.where((i >= n_q - window)[:, None], p, 0.0), 0)
+    # One loop over blocks of queries and, within, heads: a loop inside a loop would not be pipelined.
+    for step in range(tl.maximum(first - before, 0) // BLOCK * G, tl.cdiv(n_q, BLOCK) * G):
+        i, head = (step // G * BLOCK + tl.arange(0, BLOCK)).to(tl.int64), h * G + step % G
+        q_tile = load_rows(q, i * n_heads + head, i < n_q, d, D)
+        row = tl.load(lse + i * n_heads + head, mask=i < n_q, other=0.0) * log2e
+        seen = (i < n_q)[None, :] & (i[None, :] + before >= j[:, None]) & (j < n)[:, None]
+        logit = dot(k_tile, tl.trans(q_tile), NATIVE) * scale - row[None, :]
+        p = tl.exp2(tl.where(seen, logit, float("-inf")))
+        everyone += tl.sum(p, 1)
+        latest += tl.sum(tl.where((i >= n_q - window)[None, :], p, 0.0), 1)
     tl.store(total + h * n + j, everyone / G, mask=j < n)
     tl.store(local + h * n + j, latest / G, mask=j < n)
 
@@ -100,7 +133,7 @@ def _unit(pointer, row, there, h, n_kv, d, D: tl.constexpr):
     return x / tl.maximum(tl.sqrt(tl.sum(x * x, 1)), 1e-12)[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tokens", "m"])
 def _assign_kernel(
     k, v, centres, tokens, target, n_tokens, m, n_kv, d, d_v, tau,
     D: tl.constexpr, D_V: tl.constexpr, BLOCK: tl.constexpr, NATIVE: tl.constexpr,
@@ -125,7 +158,7 @@ def _assign_kernel(
     tl.store(target + h * n_tokens + at, which, mask=at < n_tokens)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "n_tokens", "m"])
 def _merge_kernel(
     x, weights, centres, members, first, out, n, n_tokens, m, n_kv, d,
     UNIT: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,

@@ -63,7 +63,9 @@ class Entries:
 
 def row_lse(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:
     """Log-sum-exp of each query's causal row, [n_q, heads]; the queries are the last n_q positions."""
-    return torch.logsumexp(_logits(q, k, scale), -1).transpose(0, 1)
+    before = len(k) - len(q)
+    rows = [torch.logsumexp(_logits(q[a:b], k[: before + b], scale), -1) for a, b in _chunks(q, k)]
+    return torch.cat(rows, 1).transpose(0, 1)
 
 
 def column_sums(
@@ -74,9 +76,16 @@ def column_sums(
     q [n_q, heads, head_dim] at the last n_q of n positions; k [n, kv_heads, head_dim]; lse as `row_lse`. The
     mean over the heads of a group.
     """
-    p = torch.exp(_logits(q, k, scale) - lse.transpose(0, 1)[..., None])
-    p = p.view(k.shape[1], -1, *p.shape[1:]).mean(1)
-    return p.sum(1), p[:, max(len(q) - window, 0) :].sum(1)
+    n, n_kv, _ = k.shape
+    wide = torch.promote_types(torch.promote_types(q.dtype, torch.float32), lse.dtype)
+    global_, local = q.new_zeros(2, n_kv, n, dtype=wide)
+    for a, b in _chunks(q, k):
+        end = n - len(q) + b
+        p = torch.exp(_logits(q[a:b], k[:end], scale) - lse[a:b].transpose(0, 1)[..., None])
+        p = p.view(n_kv, -1, *p.shape[1:]).mean(1)
+        global_[:, :end] += p.sum(1)
+        local[:, :end] += p[:, max(len(q) - window - a, 0) :].sum(1)
+    return global_, local
 
 
 def global_local_score(global_: torch.Tensor, local: torch.Tensor, n_queries: int) -> torch.Tensor:
@@ -196,6 +205,12 @@ def merge_unrotated(
 def _times(x: torch.Tensor, turn: torch.Tensor, half: int) -> torch.Tensor:
     pair = torch.complex(x[..., :half], x[..., half : 2 * half]) * turn
     return torch.cat([pair.real, pair.imag, x[..., 2 * half :]], -1)
+
+
+def _chunks(q: torch.Tensor, k: torch.Tensor) -> list[tuple[int, int]]:
+    """Queries whose logits are in memory at a time."""
+    rows = max(1, 2**24 // (q.shape[1] * len(k)))
+    return [(a, min(a + rows, len(q))) for a in range(0, len(q), rows)]
 
 
 def _logits(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..base import Kernel, Work, dense
+from ..base import Kernel, Work, dense, flash
 from . import kernel, reference, unrotated
 
 
@@ -29,6 +29,16 @@ def _sequences(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, A
         (37, 130, 2, 1, 32, 8),
     ]:
         yield _attended(dtype, device, n_q, n, n_kv, group, d, window)
+
+
+def _rows(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, Any]]:
+    for case in _sequences(dtype, device):
+        yield {name: case[name] for name in ("q", "k", "scale")}
+
+
+def _large_rows(device: torch.device) -> dict[str, Any]:
+    case = _attended(torch.bfloat16, device, 8192, 8192, 8, 4, 128, 32)
+    return {name: case[name] for name in ("q", "k", "scale")}
 
 
 def _classes(
@@ -137,7 +147,21 @@ def _merge_work(a: Mapping[str, Any]) -> Work:
     return Work(rows * a["x"].shape[2] * a["x"].element_size(), 4.0 * rows * a["x"].shape[2])
 
 
+_PROMPT = {
+    "the prompt's attention (SDPA)": lambda q, k, **_: dense(q, k, k),
+    "the same (FlashAttention)": lambda q, k, **_: flash(q, k, k),
+}
+
 KERNELS = (
+    Kernel(
+        "ems.row_lse",
+        reference.row_lse,
+        kernel.row_lse,
+        _rows,
+        _large_rows,
+        _columns_work,
+        peers=_PROMPT,
+    ),
     Kernel(
         "ems.column_sums",
         reference.column_sums,
@@ -145,7 +169,7 @@ KERNELS = (
         _sequences,
         lambda device: _attended(torch.bfloat16, device, 8192, 8192, 8, 4, 128, 32),
         _columns_work,
-        peers={"the prompt's attention (SDPA)": lambda q, k, **_: dense(q, k, k)},
+        peers=_PROMPT,
     ),
     Kernel(
         "ems.assign",

@@ -16,7 +16,10 @@ from typing import Any
 
 import torch
 
-_LONE_SPACE = "\ue000"
+from .generator import integers
+
+_SPACES = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and not "\x1c" <= c <= "\x1f")
+"""Unicode's; Python counts four separators among them."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,10 @@ class Layout:
 def normalised(text: str) -> str:
     """What two tokens must share to get one id; of nothing but spaces one space stays."""
     folded = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", text))
-    folded = "".join(c for c in folded if unicodedata.category(c) != "Mn").lower()
+    bare = (c for c in folded if not unicodedata.category(c).startswith("M"))
+    folded = "".join(c.lower() for c in bare)  # each by itself: a sigma at the end is one like any other
     folded = re.sub(r"[ \t\r\n]+", " ", folded)
-    if folded == " ":
-        return " "
-    return folded.strip()
+    return folded if folded == " " else folded.strip(_SPACES)
 
 
 def token_map(texts: Sequence[str], raw: Sequence[str]) -> tuple[torch.Tensor, int]:
@@ -77,11 +79,8 @@ def map_of(tokenizer: Any, size: int) -> tuple[torch.Tensor, int]:
 
 def multipliers_of(layer: int, n_compressed: int, max_order: int, seed: int = 0) -> tuple[int, ...]:
     """a_0 .. a_{N-1} of a layer: odd, and so small that a product with an id fits 63 bits."""
-    import numpy
-
-    half = max(1, (2**63 - 1) // n_compressed // 2)
-    drawn = numpy.random.default_rng(seed + 10007 * layer).integers(0, half, max_order, dtype=numpy.int64)
-    return tuple(int(x) * 2 + 1 for x in drawn)
+    half = (2**63 - 1) // n_compressed // 2
+    return tuple(2 * x + 1 for x in integers(seed + 10007 * layer, half, max_order))
 
 
 def layouts(

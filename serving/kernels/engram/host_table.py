@@ -41,7 +41,8 @@ class HostTable:
         self._on_gpu = self.device.type == "cuda"
         self._table = table.pin_memory() if self._on_gpu else table
         self._stream = torch.cuda.Stream(self.device) if self._on_gpu else None
-        self._kept = torch.empty(n_kept, table.shape[1], dtype=table.dtype, device=self.device)
+        with torch.cuda.stream(self._stream):  # memory of the stream that will write to it
+            self._kept = torch.empty(n_kept, table.shape[1], dtype=table.dtype, device=self.device)
         self._slot_of = torch.full((len(table),), -1, dtype=torch.int32)  # row → its slot in `_kept`
         self._row_of = torch.full((n_kept,), -1, dtype=torch.int64)
         self._used = torch.zeros(n_kept, dtype=torch.int64)  # when a slot was last read

@@ -1,5 +1,7 @@
 """Engram's hash, look-up, gate and convolution in Triton. Hashes are exact; the rest is float32 inside."""
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
@@ -9,26 +11,33 @@ from .hashing import Layout
 from .reference import EPS
 
 _TOKENS = 64
+_ROWS = 16
 
 
 def hash_rows(ids: torch.Tensor, layout: Layout) -> torch.Tensor:
     """As `reference.hash_rows`."""
     n, columns = len(ids), len(layout.primes)
     rows = empty(n, columns, dtype=torch.int64, device=ids.device)
-    constants = (layout.multipliers, layout.primes, layout.offsets)
-    given = [torch.tensor(x, dtype=torch.int64, device=ids.device) for x in constants]
     _hash_kernel[(triton.cdiv(n, _TOKENS),)](
-        ids.contiguous(), *given, rows, n, ORDERS=layout.max_order, HEADS=layout.n_heads, TOKENS=_TOKENS
-    )
+        ids.contiguous(), *_constants(layout, ids.device), rows, n,
+        ORDERS=layout.max_order, HEADS=layout.n_heads, TOKENS=_TOKENS,
+    )  # fmt: skip
     return rows
+
+
+@lru_cache(maxsize=256)
+def _constants(layout: Layout, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Multipliers, primes and offsets there. Kept: a copy to a GPU waits for all that it has to do."""
+    constants = (layout.multipliers, layout.primes, layout.offsets)
+    return tuple(torch.tensor(x, dtype=torch.int64, device=device) for x in constants)
 
 
 def lookup(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """As `reference.lookup`; the table may be pinned memory of the host."""
     (n, columns), width = rows.shape, table.shape[1]
     out = empty(n, columns * width, dtype=table.dtype, device=rows.device)
-    _lookup_kernel[(triton.cdiv(n * columns, 8),)](
-        table, rows.contiguous(), out, n * columns, width, ROWS=8, WIDTH=triton.next_power_of_2(width)
+    _lookup_kernel[(triton.cdiv(n * columns, _ROWS),)](
+        table, rows.contiguous(), out, n * columns, width, ROWS=_ROWS, WIDTH=triton.next_power_of_2(width)
     )
     return out
 
@@ -39,7 +48,7 @@ def gate(h: torch.Tensor, kv: torch.Tensor, h_weight: torch.Tensor, k_weight: to
     u = empty(n, branches, d, dtype=h.dtype, device=h.device)
     _gate_kernel[(n, branches)](
         h.contiguous(), kv.contiguous(), h_weight.contiguous(), k_weight.contiguous(), u, d, branches,
-        EPS=EPS, D=triton.next_power_of_2(d),
+        d**-0.5, EPS=EPS, D=triton.next_power_of_2(d),
     )  # fmt: skip
     return u
 
@@ -56,14 +65,14 @@ def short_conv(
     u = u.contiguous()
     y = empty(n, branches, d, dtype=u.dtype, device=u.device)
     _conv_kernel[(n, branches)](
-        u, u if before is None else before.contiguous(), weight.contiguous(), norm.contiguous(), y,
-        branches, d, dilation, TAPS=weight.shape[2], HAS_PAST=before is not None,
-        EPS=EPS, D=triton.next_power_of_2(d),
+        u, u if before is None else before.contiguous(), weight.transpose(1, 2).contiguous(),
+        norm.contiguous(), y, branches, d, dilation, TAPS=weight.shape[2], HAS_PAST=before is not None,
+        EPS=EPS, D=triton.next_power_of_2(d), num_warps=8,
     )  # fmt: skip
     return y
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _hash_kernel(
     ids, multipliers, primes, offsets, rows, n,
     ORDERS: tl.constexpr, HEADS: tl.constexpr, TOKENS: tl.constexpr,
@@ -79,7 +88,7 @@ def _hash_kernel(
             tl.store(rows + t * ((ORDERS - 1) * HEADS) + column, row, mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _lookup_kernel(table, rows, out, n, width, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     at, dim = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
     row = tl.load(rows + at, mask=at < n, other=0)
@@ -92,7 +101,7 @@ def _lookup_kernel(table, rows, out, n, width, ROWS: tl.constexpr, WIDTH: tl.con
 
 
 @triton.jit
-def _gate_kernel(h, kv, h_weight, k_weight, u, d, branches, EPS: tl.constexpr, D: tl.constexpr):
+def _gate_kernel(h, kv, h_weight, k_weight, u, d, branches, scale, EPS: tl.constexpr, D: tl.constexpr):
     t, m, dim = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, D)
     mask = dim < d
     x = tl.load(h + (t * branches + m) * d + dim, mask=mask, other=0.0).to(tl.float32)
@@ -101,7 +110,7 @@ def _gate_kernel(h, kv, h_weight, k_weight, u, d, branches, EPS: tl.constexpr, D
     both = tl.load(h_weight + m * d + dim, mask=mask, other=0.0).to(tl.float32)
     both *= tl.load(k_weight + m * d + dim, mask=mask, other=0.0).to(tl.float32)
     lengths = tl.sqrt(tl.sum(x * x, 0) / d + EPS) * tl.sqrt(tl.sum(k * k, 0) / d + EPS)
-    g = tl.sum(x * k * both, 0) / lengths / tl.sqrt(d.to(tl.float32))
+    g = tl.sum(x * k * both, 0) / lengths * scale
     root = tl.sqrt(tl.maximum(tl.abs(g), 1e-6))
     signed = tl.where(g > 0, root, tl.where(g < 0, -root, 0.0))
     alpha = 1.0 / (1.0 + tl.exp(-signed))
@@ -124,7 +133,7 @@ def _conv_kernel(
             past = ((at + (TAPS - 1) * dilation) * branches + m) * d + dim
             x += tl.load(before + past, mask=mask & (at < 0), other=0.0).to(tl.float32)
         x = x / tl.sqrt(tl.sum(x * x, 0) / d + EPS) * scale
-        total += x * tl.load(weight + (m * d + dim) * TAPS + tap, mask=mask, other=0.0).to(tl.float32)
+        total += x * tl.load(weight + (m * TAPS + tap) * d + dim, mask=mask, other=0.0).to(tl.float32)
     here = tl.load(u + (t * branches + m) * d + dim, mask=mask, other=0.0).to(tl.float32)
     silu = total / (1.0 + tl.exp(-total))
     tl.store(y + (t * branches + m) * d + dim, here + silu, mask=mask)

@@ -94,6 +94,11 @@ def _conv_work(a: Mapping[str, Any]) -> Work:
     return Work(2.0 * a["u"].numel() * a["u"].element_size(), 16.0 * a["u"].numel())
 
 
+def _bags(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    bags = torch.nn.functional.embedding_bag(rows.view(-1, 1), table, mode="sum")
+    return bags.view(len(rows), -1)
+
+
 KERNELS = (
     Kernel(
         "engram.hash_rows",
@@ -111,7 +116,7 @@ KERNELS = (
         _lookups,
         lambda device: _rows(torch.bfloat16, device, 8192, 16, 80, 4_000_000),
         _lookup_work,
-        peers={"torch": reference.lookup},
+        peers={"torch": reference.lookup, "torch: embedding_bag of one row each": _bags},
     ),
     Kernel(
         "engram.gate",

@@ -1,8 +1,7 @@
 """Local linear attention in Triton: softmax statistics, conjugate gradients that stream the keys, the output.
 
 No d × d matrix and no n × n one is formed: C x = Σ_j p_j (k_j·x - k̄·x) k_j + λ x, the scalar subtracted
-before the weighted sum is rounded. Keys are taken from their mean, which changes C and o by nothing but
-rounding. The backward solves C u = τ the same way; formulas in README.md.
+before the weighted sum is rounded. The backward solves C u = τ the same way; formulas in README.md.
 """
 
 from typing import Any
@@ -12,22 +11,29 @@ import triton
 import triton.language as tl
 
 from ..base import empty
-from ..triton_parts import LOG2E
+from ..triton_parts import LOG2E, load_rows
 from .decode_kernel import decode
-from .parts import conjugate_gradient, load_centre, load_rows, mm, precision, weights
+from .parts import add_mm, conjugate_gradient, load_tile, mm, precision, seen_by, weights
 
 __all__ = ["decode", "flash_lla"]
 
 _ITERATIONS = 32
-_M, _N = 32, 32  # rows of queries and of keys in a tile: what is kept for a row then fits the registers
+_NUMBERS = ["n_q", "n", "n_heads", "n_kv", "window", "iterations"]  # one compilation for all
 
 
 def flash_lla(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lam: torch.Tensor, scale: float, window: int = 0
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    lam: torch.Tensor,
+    scale: float,
+    window: int = 0,
+    *,
+    iterations: int = _ITERATIONS,
 ) -> torch.Tensor:
-    """As `reference.flash_lla`, differentiable by q, k, v and lam."""
+    """As `reference.flash_lla`, differentiable by q, k, v and lam; each solve takes at most `iterations`."""
     ridge = lam.float().expand(q.shape[:3])
-    out: torch.Tensor = _FlashLLA.apply(q, k, v, ridge, scale, window)
+    out: torch.Tensor = _FlashLLA.apply(q, k, v, ridge, scale, window, iterations)
     return out
 
 
@@ -41,62 +47,61 @@ class _FlashLLA(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
         lam: torch.Tensor,
         scale: float,
         window: int,
+        iterations: int,
     ) -> torch.Tensor:
         q, k, v, lam = (x.contiguous() for x in (q, k, v, lam))
-        rows = q.shape[:3]
+        rows, sizes = q.shape[:3], _sizes(q, k, v, scale, window, iterations)
         o = empty(*rows, v.shape[3], dtype=q.dtype, device=q.device)
         lse = empty(*rows, dtype=torch.float32, device=q.device)
         mean, eta = (empty(*q.shape, dtype=torch.float32, device=q.device) for _ in range(2))
-        centre = k.mean(1, dtype=torch.float32)
-        _forward[_grid(q)](q, k, v, lam, centre, o, lse, mean, eta, **_sizes(q, k, v, scale, window))
-        ctx.save_for_backward(q, k, v, lam, centre, lse, mean, eta)
-        ctx.scale, ctx.window = scale, window
+        _forward[_grid(q, sizes["M"])](q, k, v, lam, o, lse, mean, eta, **sizes)
+        ctx.save_for_backward(q, k, v, lam, lse, mean, eta)
+        ctx.sizes = sizes
         return o
 
     @staticmethod
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        q, k, v, lam, centre, lse, mean, eta = ctx.saved_tensors
-        g = g.contiguous()
-        sizes = _sizes(q, k, v, ctx.scale, ctx.window)
-        dq, dlam = (
-            empty(*q.shape, dtype=q.dtype, device=q.device),
-            empty(*lam.shape, dtype=lam.dtype, device=q.device),
-        )
-        dk, dv = (empty(*x.shape, dtype=x.dtype, device=x.device) for x in (k, v))
+        q, k, v, lam, lse, mean, eta = ctx.saved_tensors
+        sizes = ctx.sizes
+        dq, dk, dv, dlam = (empty(*x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v, lam))
         u = empty(*q.shape, dtype=torch.float32, device=q.device)
-        c_mean, e_mean = (empty(*lam.shape, dtype=torch.float32, device=q.device) for _ in range(2))
-        saved = (q, k, v, lam, centre, lse, mean, eta, g, u, c_mean, e_mean)
-        _backward_rows[_grid(q)](*saved, dq, dlam, **sizes)
-        _backward_columns[(triton.cdiv(k.shape[1], _N), k.shape[2], len(k))](*saved, dk, dv, **sizes)
-        return dq, dk, dv, dlam, None, None
+        of_rows = empty(4, *lam.shape, dtype=torch.float32, device=q.device)
+        given = (q, k, v, lam, lse, eta, g.contiguous(), u, of_rows)
+        _backward_rows[_grid(q, sizes["M"])](*given, mean, dq, dlam, lam.numel(), **sizes)
+        _backward_columns[_grid(k, sizes["N"])](*given, dk, dv, lam.numel(), **sizes)
+        return dq, dk, dv, dlam, None, None, None
 
 
-def _grid(q: torch.Tensor) -> tuple[int, int, int]:
-    return triton.cdiv(q.shape[1], _M), q.shape[2], q.shape[0]
+def _grid(x: torch.Tensor, tile: int) -> tuple[int, int, int]:
+    return triton.cdiv(x.shape[1], tile), x.shape[2], x.shape[0]
 
 
-def _sizes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int) -> dict[str, Any]:
+def _sizes(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int, iterations: int
+) -> dict[str, Any]:
     (_, n_q, n_heads, d), (_, n, n_kv, d_v) = q.shape, v.shape
+    wide = max(d, d_v)
+    tile = (64 if q.dtype == torch.bfloat16 else 32) // (1 if wide <= 128 else 2)  # what registers hold
     return {
         "n_q": n_q, "n": n, "n_heads": n_heads, "n_kv": n_kv, "d": d, "d_v": d_v, "scale": scale * LOG2E,
-        "c": scale, "window": window if window else n, "ITERATIONS": _ITERATIONS, "G": n_heads // n_kv,
+        "c": scale, "window": window if window else n, "iterations": iterations, "G": n_heads // n_kv,
         "D": max(16, triton.next_power_of_2(d)), "D_V": max(16, triton.next_power_of_2(d_v)),
-        "M": _M, "N": _N, "PRECISION": precision(q), "num_warps": 4 if max(d, d_v) <= 64 else 8,
+        "M": tile, "N": tile, "PRECISION": precision(), "num_warps": 4 if wide <= 64 else 8,
         "num_stages": 2,
     }  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_NUMBERS)
 def _forward(
-    q, k, v, lam, centre, o, lse, mean, eta, n_q, n, n_heads, n_kv, d, d_v, scale, c, window,
-    ITERATIONS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr,
+    q, k, v, lam, o, lse, mean, eta, n_q, n, n_heads, n_kv, d, d_v, scale, c, window, iterations,
+    G: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    first, h, b = tl.program_id(0) * M, tl.program_id(1), tl.program_id(2).to(tl.int64)
+    first = (tl.num_programs(0) - 1 - tl.program_id(0)) * M  # what takes longest begins first
+    h, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
     i = first + tl.arange(0, M)
     row = (b * n_q + i) * n_heads + h
-    q_tile = load_rows(q, row, i < n_q, d, D)
-    k_centre = load_centre(centre, b, h // G, n_kv, d, D)
+    q_tile = load_tile(q, row, i < n_q, d, D)
     position = i + n - n_q
     low = tl.maximum(first + n - n_q - window + 1, 0) // N * N
     high = tl.minimum(first + M + n - n_q, n)
@@ -105,38 +110,33 @@ def _forward(
     k_mean = tl.zeros([M, D], tl.float32)
     for start in range(low, high, N):
         j = start + tl.arange(0, N)
-        k_tile = load_rows(k, (b * n + j) * n_kv + h // G, j < n, d, D)
+        k_tile = load_tile(k, (b * n + j) * n_kv + h // G, j < n, d, D)
         s = mm(q_tile, tl.trans(k_tile), PRECISION) * scale
-        seen = (
-            (j[None, :] <= position[:, None]) & (position[:, None] - j[None, :] < window) & (j < n)[None, :]
-        )
-        s = tl.where(seen, s, float("-inf"))
+        s = tl.where(seen_by(position, j, window), s, float("-inf"))
         new_top = tl.maximum(top, tl.max(s, 1))
         base = tl.where(new_top == float("-inf"), 0.0, new_top)
         w = tl.exp2(s - base[:, None])
         fade = tl.exp2(top - base)
-        k_mean = k_mean * fade[:, None] + mm(w, k_tile.to(tl.float32) - k_centre[None, :], PRECISION)
+        k_mean = add_mm(k_mean * fade[:, None], w, k_tile, PRECISION)
         total = total * fade + tl.sum(w, 1)
         top = new_top
     safe = tl.where(total > 0, total, 1.0)
     log_sum = tl.where(total > 0, top, 0.0) + tl.log2(safe)
     k_mean = k_mean / safe[:, None]
     ridge = tl.load(lam + row, mask=i < n_q, other=1.0)
-    right = k_mean + k_centre[None, :] - q_tile.to(tl.float32)
-    right = tl.where((i < n_q)[:, None], right, 0.0)
+    right = tl.where((i < n_q)[:, None], k_mean - q_tile.to(tl.float32), 0.0)
     solution = conjugate_gradient(
-        right, q_tile, log_sum, position, k_mean, k_centre, ridge, k, low, high, b, h // G, n, n_kv, d, scale,
-        window, ITERATIONS, D, M, N, PRECISION,
+        right, q_tile, log_sum, position, k_mean, ridge, k, low, high, b, h // G, n, n_kv, d, scale, window,
+        iterations, D, M, N, PRECISION,
     )  # fmt: skip
     shift = tl.sum(k_mean * solution, 1)
     out = tl.zeros([M, D_V], tl.float32)
     for start in range(low, high, N):
         j = start + tl.arange(0, N)
-        k_tile = load_rows(k, (b * n + j) * n_kv + h // G, j < n, d, D)
-        v_tile = load_rows(v, (b * n + j) * n_kv + h // G, j < n, d_v, D_V)
-        p = weights(q_tile, k_tile, log_sum, position, j, n, scale, window, PRECISION)
-        wide = k_tile.to(tl.float32) - k_centre[None, :]
-        a = mm(solution, tl.trans(wide), PRECISION) - shift[:, None]
+        k_tile = load_tile(k, (b * n + j) * n_kv + h // G, j < n, d, D)
+        v_tile = load_tile(v, (b * n + j) * n_kv + h // G, j < n, d_v, D_V)
+        p = weights(q_tile, k_tile, log_sum, position, j, scale, window, True, PRECISION)
+        a = add_mm(tl.zeros([M, N], tl.float32), solution, tl.trans(k_tile), PRECISION) - shift[:, None]
         out += mm((p * (1 - a)).to(v_tile.dtype), v_tile, PRECISION)
     dim, dim_v = tl.arange(0, D), tl.arange(0, D_V)
     there = (i < n_q)[:, None]
@@ -146,81 +146,84 @@ def _forward(
     tl.store(eta + row[:, None] * d + dim[None, :], solution, mask=there & (dim < d)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*_NUMBERS, "n_rows"])
 def _backward_rows(
-    q, k, v, lam, centre, lse, mean, eta, g, u, c_mean, e_mean, dq, dlam,
-    n_q, n, n_heads, n_kv, d, d_v, scale, c, window,
-    ITERATIONS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr,
+    q, k, v, lam, lse, eta, g, u, of_rows, mean, dq, dlam, n_rows,
+    n_q, n, n_heads, n_kv, d, d_v, scale, c, window, iterations,
+    G: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    first, h, b = tl.program_id(0) * M, tl.program_id(1), tl.program_id(2).to(tl.int64)
+    first = (tl.num_programs(0) - 1 - tl.program_id(0)) * M  # what takes longest begins first
+    h, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
     i = first + tl.arange(0, M)
     row = (b * n_q + i) * n_heads + h
     there = i < n_q
-    q_tile, g_tile = load_rows(q, row, there, d, D), load_rows(g, row, there, d_v, D_V)
-    k_mean, solution = load_rows(mean, row, there, d, D), load_rows(eta, row, there, d, D)
-    k_centre = load_centre(centre, b, h // G, n_kv, d, D)
+    q_tile, g_tile = load_tile(q, row, there, d, D), load_tile(g, row, there, d_v, D_V)
+    k_mean = load_rows(mean, row, there, d, D)
     log_sum = tl.load(lse + row, mask=there, other=0.0)
     ridge = tl.load(lam + row, mask=there, other=1.0)
     position = i + n - n_q
     low = tl.maximum(first + n - n_q - window + 1, 0) // N * N
     high = tl.minimum(first + M + n - n_q, n)
-    middle = tl.zeros([M], tl.float32)
+    middle = tl.zeros([M], tl.float32)  # c̄
     for start in range(low, high, N):
         j = start + tl.arange(0, N)
-        k_tile = load_rows(k, (b * n + j) * n_kv + h // G, j < n, d, D)
-        v_tile = load_rows(v, (b * n + j) * n_kv + h // G, j < n, d_v, D_V)
-        p = weights(q_tile, k_tile, log_sum, position, j, n, scale, window, PRECISION)
+        k_tile = load_tile(k, (b * n + j) * n_kv + h // G, j < n, d, D)
+        v_tile = load_tile(v, (b * n + j) * n_kv + h // G, j < n, d_v, D_V)
+        p = weights(q_tile, k_tile, log_sum, position, j, scale, window, True, PRECISION)
         middle += tl.sum(p * mm(g_tile, tl.trans(v_tile), PRECISION), 1)
-    tau = tl.zeros([M, D], tl.float32)
+    tau, over = tl.zeros([M, D], tl.float32), tl.zeros([M], tl.float32)
     for start in range(low, high, N):
         j = start + tl.arange(0, N)
-        k_tile = load_rows(k, (b * n + j) * n_kv + h // G, j < n, d, D)
-        v_tile = load_rows(v, (b * n + j) * n_kv + h // G, j < n, d_v, D_V)
-        p = weights(q_tile, k_tile, log_sum, position, j, n, scale, window, PRECISION)
+        k_tile = load_tile(k, (b * n + j) * n_kv + h // G, j < n, d, D)
+        v_tile = load_tile(v, (b * n + j) * n_kv + h // G, j < n, d_v, D_V)
+        p = weights(q_tile, k_tile, log_sum, position, j, scale, window, True, PRECISION)
         off = p * (mm(g_tile, tl.trans(v_tile), PRECISION) - middle[:, None])
-        tau += mm(off, k_tile.to(tl.float32) - k_centre[None, :], PRECISION)
+        tau = add_mm(tau, off, k_tile, PRECISION)
+        over += tl.sum(off, 1)
     solved = conjugate_gradient(
-        tau, q_tile, log_sum, position, k_mean, k_centre, ridge, k, low, high, b, h // G, n, n_kv, d, scale,
-        window, ITERATIONS, D, M, N, PRECISION,
+        tau - over[:, None] * k_mean, q_tile, log_sum, position, k_mean, ridge, k, low, high, b, h // G, n,
+        n_kv, d, scale, window, iterations, D, M, N, PRECISION,
     )  # fmt: skip
+    solution = load_rows(eta, row, there, d, D)
     a_shift, b_shift = tl.sum(k_mean * solution, 1), tl.sum(k_mean * solved, 1)
     slope = tl.zeros([M], tl.float32)  # Σ_j p_j e_j
     against = tl.zeros([M, D], tl.float32)  # Σ_j p_j e_j k_j
     for start in range(low, high, N):
         j = start + tl.arange(0, N)
-        k_tile = load_rows(k, (b * n + j) * n_kv + h // G, j < n, d, D)
-        v_tile = load_rows(v, (b * n + j) * n_kv + h // G, j < n, d_v, D_V)
-        p = weights(q_tile, k_tile, log_sum, position, j, n, scale, window, PRECISION)
+        k_tile = load_tile(k, (b * n + j) * n_kv + h // G, j < n, d, D)
+        v_tile = load_tile(v, (b * n + j) * n_kv + h // G, j < n, d_v, D_V)
+        p = weights(q_tile, k_tile, log_sum, position, j, scale, window, True, PRECISION)
         c_ij = mm(g_tile, tl.trans(v_tile), PRECISION)
-        wide = k_tile.to(tl.float32) - k_centre[None, :]
-        a = mm(solution, tl.trans(wide), PRECISION) - a_shift[:, None]
-        beside = mm(solved, tl.trans(wide), PRECISION) - b_shift[:, None]
+        zero = tl.zeros([M, N], tl.float32)
+        a = add_mm(zero, solution, tl.trans(k_tile), PRECISION) - a_shift[:, None]
+        beside = add_mm(zero, solved, tl.trans(k_tile), PRECISION) - b_shift[:, None]
         pe = p * (c_ij - (c_ij - middle[:, None]) * a - beside + a * beside)
         slope += tl.sum(pe, 1)
-        against += mm(pe, wide, PRECISION)
+        against = add_mm(against, pe, k_tile, PRECISION)
     grad = c * (against - slope[:, None] * k_mean) + solved
     dim = tl.arange(0, D)
     mask = there[:, None] & (dim < d)[None, :]
     tl.store(dq + row[:, None] * d + dim[None, :], grad, mask=mask)
     tl.store(u + row[:, None] * d + dim[None, :], solved, mask=mask)
     tl.store(dlam + row, tl.sum(solved * solution, 1), mask=there)
-    tl.store(c_mean + row, middle, mask=there)
-    tl.store(e_mean + row, slope, mask=there)
+    tl.store(of_rows + row, middle, mask=there)
+    tl.store(of_rows + n_rows + row, slope, mask=there)
+    tl.store(of_rows + 2 * n_rows + row, a_shift, mask=there)
+    tl.store(of_rows + 3 * n_rows + row, b_shift, mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*_NUMBERS, "n_rows"])
 def _backward_columns(
-    q, k, v, lam, centre, lse, mean, eta, g, u, c_mean, e_mean, dk, dv,
-    n_q, n, n_heads, n_kv, d, d_v, scale, c, window,
-    ITERATIONS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr,
+    q, k, v, lam, lse, eta, g, u, of_rows, dk, dv, n_rows,
+    n_q, n, n_heads, n_kv, d, d_v, scale, c, window, iterations,
+    G: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     first, kv_head, b = tl.program_id(0) * N, tl.program_id(1), tl.program_id(2).to(tl.int64)
     j = first + tl.arange(0, N)
     column = (b * n + j) * n_kv + kv_head
-    k_tile, v_tile = load_rows(k, column, j < n, d, D), load_rows(v, column, j < n, d_v, D_V)
-    wide = k_tile.to(tl.float32) - load_centre(centre, b, kv_head, n_kv, d, D)[None, :]
+    k_tile, v_tile = load_tile(k, column, j < n, d, D), load_tile(v, column, j < n, d_v, D_V)
     k_grad, v_grad = tl.zeros([N, D], tl.float32), tl.zeros([N, D_V], tl.float32)
     low = tl.maximum(first - (n - n_q), 0) // M * M
     high = tl.minimum(first + N - 1 + window - (n - n_q), n_q)
@@ -230,23 +233,26 @@ def _backward_columns(
             i = start + tl.arange(0, M)
             there = i < n_q
             row = (b * n_q + i) * n_heads + h
-            q_tile, g_tile = load_rows(q, row, there, d, D), load_rows(g, row, there, d_v, D_V)
-            k_mean, solution = load_rows(mean, row, there, d, D), load_rows(eta, row, there, d, D)
-            solved = load_rows(u, row, there, d, D)
+            q_tile, g_tile = load_tile(q, row, there, d, D), load_tile(g, row, there, d_v, D_V)
+            solution, solved = load_rows(eta, row, there, d, D), load_rows(u, row, there, d, D)
             log_sum = tl.load(lse + row, mask=there, other=0.0)
-            middle = tl.load(c_mean + row, mask=there, other=0.0)
-            slope = tl.load(e_mean + row, mask=there, other=0.0)
-            p = weights(q_tile, k_tile, log_sum, i + n - n_q, j, n, scale, window, PRECISION)
+            middle = tl.load(of_rows + row, mask=there, other=0.0)
+            slope = tl.load(of_rows + n_rows + row, mask=there, other=0.0)
+            a_shift = tl.load(of_rows + 2 * n_rows + row, mask=there, other=0.0)
+            b_shift = tl.load(of_rows + 3 * n_rows + row, mask=there, other=0.0)
+            p = weights(q_tile, k_tile, log_sum, i + n - n_q, j, scale, window, True, PRECISION)
             p = tl.where(there[:, None], p, 0.0)
-            c_ij = mm(g_tile, tl.trans(v_tile), PRECISION)
-            a = mm(solution, tl.trans(wide), PRECISION) - tl.sum(k_mean * solution, 1)[:, None]
-            beside = mm(solved, tl.trans(wide), PRECISION) - tl.sum(k_mean * solved, 1)[:, None]
-            away = c_ij - middle[:, None]
-            ds = p * (c_ij - away * a - beside + a * beside - slope[:, None])
-            k_grad += c * mm(tl.trans(ds), q_tile.to(tl.float32), PRECISION)
-            k_grad += mm(tl.trans(p * (beside - away)), solution, PRECISION)
-            k_grad += mm(tl.trans(p * (a - 1)), solved, PRECISION)
-            v_grad += mm(tl.trans(p * (1 - a)), g_tile.to(tl.float32), PRECISION)
+            away = mm(g_tile, tl.trans(v_tile), PRECISION) - middle[:, None]
+            zero = tl.zeros([M, N], tl.float32)
+            a = add_mm(zero, solution, tl.trans(k_tile), PRECISION) - a_shift[:, None]
+            beside = add_mm(zero, solved, tl.trans(k_tile), PRECISION) - b_shift[:, None]
+            kind: tl.constexpr = k_tile.dtype  # each product is its own term here: rounded as outputs are
+            ds = c * p * (away + middle[:, None] - away * a - beside + a * beside - slope[:, None])
+            rest = (p * (1 - a)).to(kind)
+            k_grad += mm(tl.trans(ds.to(kind)), q_tile, PRECISION)
+            k_grad += mm(tl.trans((p * (beside - away)).to(kind)), solution.to(kind), PRECISION)
+            k_grad -= mm(tl.trans(rest), solved.to(kind), PRECISION)
+            v_grad += mm(tl.trans(rest), g_tile, PRECISION)
     dim, dim_v = tl.arange(0, D), tl.arange(0, D_V)
     tl.store(dk + column[:, None] * d + dim[None, :], k_grad, mask=(j < n)[:, None] & (dim < d)[None, :])
     tl.store(

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ..base import Kernel, Work
+from ..paged.kernel import decode
 from . import kernel, reference
 
 
@@ -44,6 +45,7 @@ def _cases(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, Any]]
         [[0, 2, 1], [0, 2]], [100, 4, 8], 3, 1, 2, 80, dtype, device
     )  # block 1 is not seen by worker 1
     yield blocks([[0, 1], [1, 0], [0, 1]], [9, 0], 2, 1, 5, 16, dtype, device)
+    yield blocks([[0, 1, 2], [0, 2, 1]], [700, 5, 70], 1, 1, 2, 16, dtype, device)  # in several parts
 
 
 def _large(device: torch.device) -> dict[str, Any]:
@@ -59,4 +61,20 @@ def _work(a: Mapping[str, Any]) -> Work:
     return Work(2.0 * int(lengths.sum()) * keys, 4.0 * int(seen) * n_heads * d)
 
 
-KERNELS = (Kernel("hogwild.attend", reference.attend, kernel.attend, _cases, _large, _work),)
+def _alone(
+    q: torch.Tensor, k_pool: torch.Tensor, v_pool: torch.Tensor, slots: torch.Tensor, scale: float, **_: Any
+) -> torch.Tensor:
+    return decode(q[0, :1], k_pool, v_pool, slots[:1, None].contiguous(), scale)[0]
+
+
+KERNELS = (
+    Kernel(
+        "hogwild.attend",
+        reference.attend,
+        kernel.attend,
+        _cases,
+        _large,
+        _work,
+        peers={"paged.decode of one worker over the common block alone": _alone},
+    ),
+)

@@ -18,7 +18,7 @@ def _logits(dtype: torch.dtype, device: torch.device, rows: int, vocabulary: int
 
 
 def _cases(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, Any]]:
-    for rows, vocabulary in [(1, 1), (3, 63), (5, 1500), (2, 4097)]:
+    for rows, vocabulary in [(1, 1), (3, 63), (5, 1500), (2, 9000)]:
         yield _logits(dtype, device, rows, vocabulary)
     masked = _logits(dtype, device, 2, 100)
     masked["logits"][:, :40] = -torch.inf

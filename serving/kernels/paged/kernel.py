@@ -1,8 +1,10 @@
-"""Decode attention over listed slots, in Triton: parts of the list run side by side and are united.
+"""Decode attention over listed slots, in Triton: parts of the lists run side by side and are united.
 
 One program takes the G query heads of a KV head over one part of the list, so each key and value is read
 once.
 """
+
+from typing import TypeAlias
 
 import torch
 import triton
@@ -13,6 +15,8 @@ from ..triton_parts import LN2, LOG2E, dot, native, softmax_step
 
 _BLOCK = 64
 _ROWS = 16  # the least that tl.dot takes
+_LENGTHS = ["width", "part", "slots_b", "slots_h", "side_width", "side_part", "side_b", "side_h", "n_parts"]
+"""Arguments that change from step to step: Triton would compile for 1, for multiples of 16 and for others."""
 
 
 def decode(
@@ -24,25 +28,72 @@ def decode(
     bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `reference.decode`."""
-    batch, n_heads, d = q.shape
-    n_kv, d_v, width = k_cache.shape[1], v_cache.shape[2], slots.shape[2]
-    q, slots = q.contiguous(), slots.contiguous()
-    weighed = q if bias is None else bias.float().contiguous()  # something to point to
-    n_parts = parts(batch * n_kv, width, q)
-    part = triton.cdiv(triton.cdiv(width, n_parts), _BLOCK) * _BLOCK
-    o_part = empty(batch, n_heads, n_parts, d_v, dtype=torch.float32, device=q.device)
+    return _attend(q, (k_cache, v_cache, slots), None, scale, bias, None)
+
+
+def decode_beside(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    slots: torch.Tensor,
+    k_side: torch.Tensor,
+    v_side: torch.Tensor,
+    side_slots: torch.Tensor,
+    mass: torch.Tensor | None,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `reference.decode_beside`: a program goes through its part of one list, then of the other."""
+    return _attend(q, (k_cache, v_cache, slots), (k_side, v_side, side_slots), scale, None, mass)
+
+
+_List: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _attend(
+    q: torch.Tensor, cache: _List, side: _List | None, scale: float, bias: torch.Tensor | None,
+    mass: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    (batch, n_heads, d), (_, n_kv, d_v) = q.shape, cache[1].shape
+    q = q.contiguous()
+    width = sum(x[2].shape[2] for x in (cache, side) if x)
+    # A union takes the time of reading some blocks more. One part needs none: it is what is returned.
+    n_parts = parts(batch * n_kv, width, q) if width > 8 * _BLOCK else 1
+    o_dtype, unit = (q.dtype, LN2) if n_parts == 1 else (torch.float32, 1.0)
+    o_part = empty(batch, n_heads, n_parts, d_v, dtype=o_dtype, device=q.device)
     m_part = empty(batch, n_heads, n_parts, dtype=torch.float32, device=q.device)
     group = n_heads // n_kv
-    dims = {"D": triton.next_power_of_2(d), "D_V": triton.next_power_of_2(d_v)}
     _parts_kernel[(batch, n_kv, n_parts)](
-        q, k_cache, v_cache, slots, weighed, o_part, m_part, scale * LOG2E, LOG2E, width, part,
-        slots.stride(0), slots.stride(1) if slots.shape[1] > 1 else 0,
-        k_cache.stride(0), k_cache.stride(1), v_cache.stride(0), v_cache.stride(1),
-        d, d_v, n_heads, n_parts,
-        G=group, ROWS=max(_ROWS, triton.next_power_of_2(group)), BLOCK=_BLOCK, NATIVE=native(),
-        BIAS=bias is not None, **dims,
+        q, *_listed(cache, n_parts), *_listed(side or cache, n_parts),
+        q if bias is None else bias.float().contiguous(),  # something to point to
+        q if mass is None else mass.float().contiguous(),
+        o_part, m_part, scale * LOG2E, LOG2E, unit, d, d_v, n_heads, n_kv, n_parts,
+        G=group, ROWS=max(_ROWS, triton.next_power_of_2(group)), BLOCK=_BLOCK,
+        D=max(16, triton.next_power_of_2(d)), D_V=max(16, triton.next_power_of_2(d_v)), NATIVE=native(),
+        BIAS=bias is not None, SIDE=side is not None, MASS=mass is not None,
+        num_stages=_stages(q, d + d_v, mass is not None),
     )  # fmt: skip
-    return unite(o_part, m_part, q.dtype)
+    return (o_part[:, :, 0], m_part[:, :, 0]) if n_parts == 1 else unite(o_part, m_part, q.dtype)
+
+
+def _stages(q: torch.Tensor, channels: int, by_mass: bool) -> int:
+    """How far the loads run ahead: a key waits for its slot, and where there are masses for that too. Where
+    there is room, keys are two blocks ahead."""
+    if by_mass:
+        return 4
+    return 5 if _BLOCK * triton.next_power_of_2(channels) * q.element_size() <= 2**16 else 3
+
+
+def _listed(cache: _List, n_parts: int) -> tuple[torch.Tensor | int, ...]:
+    """What the kernel is told of a list: where it lies, how long it and each part of it is, and strides."""
+    k, v, slots = cache
+    width = slots.shape[2]
+    part = triton.cdiv(triton.cdiv(width, n_parts), _BLOCK) * _BLOCK
+    slots = slots.contiguous()
+    slots_h = slots.stride(1) if slots.shape[1] > 1 else 0
+    return (
+        k, v, slots, width, part, slots.stride(0), slots_h,
+        k.stride(0), k.stride(1), v.stride(0), v.stride(1),
+    )  # fmt: skip
 
 
 def unite(
@@ -62,20 +113,22 @@ def unite(
 
 def parts(n_rows: int, width: int, q: torch.Tensor) -> int:
     """In how many parts each of `n_rows` lists of `width` is read: enough programs to fill the device, and no
-    part shorter than four blocks."""
+    part shorter than two blocks."""
     n_units = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 4
-    return max(1, min(triton.cdiv(width, 4 * _BLOCK), triton.cdiv(2 * n_units, n_rows), 128))
+    return max(1, min(triton.cdiv(width, 2 * _BLOCK), triton.cdiv(2 * n_units, n_rows), 128))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_LENGTHS)
 def _parts_kernel(
-    q, k_cache, v_cache, slots, bias, o_part, m_part, scale, log2e, width, part,
-    slots_b, slots_h, k_s, k_h, v_s, v_h, d, d_v, n_heads, n_parts,
+    q,
+    k_cache, v_cache, slots, width, part, slots_b, slots_h, k_s, k_h, v_s, v_h,
+    k_side, v_side, side_slots, side_width, side_part, side_b, side_h, k_side_s, k_side_h, v_side_s, v_side_h,
+    bias, mass, o_part, m_part, scale, log2e, unit, d, d_v, n_heads, n_kv, n_parts,
     G: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr,
-    NATIVE: tl.constexpr, BIAS: tl.constexpr,
+    NATIVE: tl.constexpr, BIAS: tl.constexpr, SIDE: tl.constexpr, MASS: tl.constexpr,
 ):  # fmt: skip
-    b, g, p = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    row, dim, dim_v = tl.arange(0, ROWS), tl.arange(0, D), tl.arange(0, D_V)
+    b, g, p = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2)
+    row, dim = tl.arange(0, ROWS), tl.arange(0, D)
     head = g * G + row
     q_tile = tl.load(
         q + (b * n_heads + head[:, None]) * d + dim[None, :],
@@ -84,43 +137,70 @@ def _parts_kernel(
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, D_V], tl.float32)
-    for start in range(p * part, tl.minimum((p + 1) * part, width), BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        slot = tl.load(slots + b * slots_b + g * slots_h + at, mask=at < width, other=-1).to(tl.int64)
-        there = slot >= 0
-        k = tl.load(
-            k_cache + slot[:, None] * k_s + g * k_h + dim[None, :],
-            mask=there[:, None] & (dim < d)[None, :], other=0.0,
+    if SIDE:
+        own = b * side_b + g * side_h
+        top, total, acc = _read(
+            top, total, acc, q_tile, k_side + g * k_side_h, v_side + g * v_side_h, side_slots + own, bias,
+            mass + g, p * side_part, tl.minimum((p + 1) * side_part, side_width), scale, log2e,
+            k_side_s, v_side_s, n_kv, d, d_v, BLOCK, D, D_V, NATIVE, False, MASS,
         )  # fmt: skip
-        s = dot(q_tile, tl.trans(k), NATIVE) * scale
-        if BIAS:
-            add = tl.load(bias + b * slots_b + g * slots_h + at, mask=there & (at < width), other=0.0)
-            s += add[None, :] * log2e
-        s = tl.where(there[None, :], s, float("-inf"))
-        v = tl.load(
-            v_cache + slot[:, None] * v_s + g * v_h + dim_v[None, :],
-            mask=there[:, None] & (dim_v < d_v)[None, :], other=0.0,
-        )  # fmt: skip
-        top, total, acc = softmax_step(s, v, top, total, acc, NATIVE)
+    own = b * slots_b + g * slots_h
+    top, total, acc = _read(
+        top, total, acc, q_tile, k_cache + g * k_h, v_cache + g * v_h, slots + own, bias + own, mass,
+        p * part, tl.minimum((p + 1) * part, width), scale, log2e, k_s, v_s, n_kv, d, d_v,
+        BLOCK, D, D_V, NATIVE, BIAS, False,
+    )  # fmt: skip
     out = (b * n_heads + head) * n_parts + p
-    store_part(o_part, m_part, out, row < G, top, total, acc, d_v, D_V)
+    store_part(o_part, m_part, out, row < G, top, total, acc, d_v, D_V, unit)
 
 
 @triton.jit
-def store_part(o_part, m_part, at, there, top, total, acc, d_v, D_V: tl.constexpr):
-    """What `unite` takes, of rows that went through `softmax_step`, at the places `at`."""
+def _read(
+    top, total, acc, q_tile, k, v, slots, bias, mass, first, end, scale, log2e, k_s, v_s, mass_s, d, d_v,
+    BLOCK: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr, NATIVE: tl.constexpr, BIAS: tl.constexpr,
+    MASS: tl.constexpr,
+):  # fmt: skip
+    """The softmax goes on with the slots of a KV head's list from `first` up to `end`."""
+    dim, dim_v = tl.arange(0, D), tl.arange(0, D_V)
+    for start in range(first, end, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        slot = tl.load(slots + at, mask=at < end, other=-1).to(tl.int64)
+        there = slot >= 0
+        if MASS:
+            m = tl.load(mass + slot * mass_s, mask=there, other=0.0)
+            there = m > 0
+        k_tile = tl.load(
+            k + slot[:, None] * k_s + dim[None, :], mask=there[:, None] & (dim < d)[None, :], other=0.0
+        )
+        s = dot(q_tile, tl.trans(k_tile), NATIVE) * scale
+        if BIAS:
+            s += tl.load(bias + at, mask=there & (at < end), other=0.0)[None, :] * log2e
+        if MASS:
+            s += tl.log2(tl.where(there, m, 1.0))[None, :]
+        s = tl.where(there[None, :], s, float("-inf"))
+        v_tile = tl.load(
+            v + slot[:, None] * v_s + dim_v[None, :], mask=there[:, None] & (dim_v < d_v)[None, :], other=0.0
+        )
+        top, total, acc = softmax_step(s, v_tile, top, total, acc, NATIVE)
+    return top, total, acc
+
+
+@triton.jit
+def store_part(o_part, m_part, at, there, top, total, acc, d_v, D_V: tl.constexpr, unit=1.0):
+    """What `unite` takes, of rows that went through `softmax_step`, at the places `at`. The logarithm is
+    multiplied by `unit`."""
     dim = tl.arange(0, D_V)
     safe = tl.where(total == 0, 1.0, total)
-    tl.store(m_part + at, top + tl.log2(safe), mask=there)
+    tl.store(m_part + at, (top + tl.log2(safe)) * unit, mask=there)
     tl.store(
         o_part + at[:, None] * d_v + dim[None, :], acc / safe[:, None],
         mask=there[:, None] & (dim < d_v)[None, :],
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_parts"])
 def _unite_kernel(o_part, m_part, o, lse, n_parts, d_v, n_heads, ln2, PARTS: tl.constexpr, D_V: tl.constexpr):
-    at = tl.program_id(0) * n_heads + tl.program_id(1)
+    at = tl.program_id(0).to(tl.int64) * n_heads + tl.program_id(1)
     part, dim = tl.arange(0, PARTS), tl.arange(0, D_V)
     m = tl.load(m_part + at * n_parts + part, mask=part < n_parts, other=float("-inf"))
     top = tl.max(m, 0)

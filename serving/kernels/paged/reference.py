@@ -37,6 +37,32 @@ def decode(
     return o.to(q.dtype), lse
 
 
+def decode_beside(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    slots: torch.Tensor,
+    k_side: torch.Tensor,
+    v_side: torch.Tensor,
+    side_slots: torch.Tensor,
+    mass: torch.Tensor | None,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One softmax over the slots of a cache, as in `decode`, and over entries of a pool beside it.
+
+    k_side, v_side [entries, kv_heads, head_dim], side_slots as slots; mass [entries, kv_heads]: for how many
+    tokens an entry stands, 0 for none, or None where each stands for one.
+    """
+    bias = None
+    if mass is not None:
+        head = torch.arange(mass.shape[1], device=q.device)[:, None]
+        held = torch.where(side_slots >= 0, mass[side_slots.clamp_min(0).long(), head], 0)
+        side_slots, bias = torch.where(held > 0, side_slots, -1), torch.where(held > 0, held, 1).log()
+    return merge(
+        *decode(q, k_side, v_side, side_slots, scale, bias), *decode(q, k_cache, v_cache, slots, scale)
+    )
+
+
 def merge(
     o: torch.Tensor, lse: torch.Tensor, more: torch.Tensor, more_lse: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:

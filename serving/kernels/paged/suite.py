@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..base import Kernel, Work
-from . import kernel, reference
+from . import kernel, peers, reference
 
 
 def _decode(
@@ -45,6 +45,50 @@ def _cases(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, Any]]
         yield _decode(dtype, device, 3, width, n_kv, group, d, shared)
 
 
+def _beside(
+    dtype: torch.dtype, device: torch.device, batch: int, width: int, side: int, n_kv: int, group: int,
+    d: int, by_mass: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """A list that all heads share, and one of a side pool whose entries differ by head, some of them none."""
+    rng = torch.Generator().manual_seed(width * 31 + side)
+    case = _decode(dtype, device, batch, width, n_kv, group, d, True)
+    case.pop("bias")
+    entries = torch.randperm(batch * side + 2, generator=rng)[: batch * side].view(batch, 1, side)
+    lengths = torch.randint(0, side + 1, (batch, 1, 1), generator=rng)
+    lengths[0] = side
+    mass = torch.randint(0, 5, (batch * side + 2, n_kv), generator=rng).float()
+    k, v = torch.randn(2, batch * side + 2, n_kv, d, generator=rng).to(device, dtype)
+    return {
+        **case,
+        "k_side": k,
+        "v_side": v,
+        "side_slots": entries.masked_fill(torch.arange(side) >= lengths, -1).to(device),
+        "mass": mass.to(device) if by_mass else None,
+    }
+
+
+def _besides(dtype: torch.dtype, device: torch.device) -> Iterator[dict[str, Any]]:
+    for width, side, n_kv, group, d, by_mass in [
+        (1, 1, 1, 1, 16, False),
+        (63, 100, 2, 3, 63, True),
+        (600, 63, 1, 8, 80, True),
+        (0, 130, 3, 1, 32, False),
+    ]:
+        yield _beside(dtype, device, 3, width, side, n_kv, group, d, by_mass)
+
+
+def _beside_work(a: Mapping[str, Any]) -> Work:
+    n_kv, d = a["k_side"].shape[1:]
+    entries = a["side_slots"].numel() * n_kv
+    if a["mass"] is not None:
+        held = a["mass"][a["side_slots"].clamp_min(0)[:, 0]] > 0
+        entries = int((held & (a["side_slots"][:, 0] >= 0)[..., None]).sum())
+    n_bytes, flops = _work(a)
+    size = a["q"].element_size()
+    group = a["q"].shape[1] / n_kv
+    return Work(n_bytes + entries * (2 * d * size + 4), flops + 4 * entries * d * group)
+
+
 def _gathered(
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor, **_: Any
 ) -> Any:
@@ -71,6 +115,18 @@ KERNELS = (
         _cases,
         lambda device: _decode(torch.bfloat16, device, 16, 8192, 8, 4, 128, False),
         _work,
-        peers={"torch: gather, then SDPA": _gathered},
+        peers={
+            "torch: gather, then SDPA": _gathered,
+            "FlashInfer": peers.flashinfer,
+            "SGLang's Triton": peers.sglang,
+        },
+    ),
+    Kernel(
+        "paged.decode_beside",
+        reference.decode_beside,
+        kernel.decode_beside,
+        _besides,
+        lambda device: _beside(torch.bfloat16, device, 64, 160, 256, 8, 4, 128, True),
+        _beside_work,
     ),
 )

@@ -20,7 +20,7 @@ from .kv_base import Cache, Row, Watcher
 from .kv_config import Config, Ems, namespace, text_of
 from .kv_methods import method_of
 from .kv_rotary import rotary_of
-from .kv_side import attend
+from .kv_side import Kept, attend
 
 REQUESTS: WeakValueDictionary[str, Any] = WeakValueDictionary()
 """Request id → request, of those that a forward has seen."""
@@ -91,6 +91,7 @@ class KVReading:
 
     def _begin(self, forward_batch: Any) -> None:
         self._step, self._rids, self._reduced = [], [], []
+        self.method.of_step = Kept()  # what is kept of a step is gone with it
         rows, lengths = forward_batch.req_pool_indices.tolist(), forward_batch.seq_lens.tolist()
         self.n_steps += len(rows)
         self.n_widest = max(self.n_widest, len(rows))
@@ -133,8 +134,8 @@ class KVReading:
         cache, queries = self._cache(layer), q.reshape(len(q), layer.tp_q_head_num, layer.qk_head_dim)
         if reduced:
             at = torch.tensor([i for i, _ in reduced], device=q.device)
-            parts = self.method.parts(cache, [row for _, row in reduced], queries[at])
-            out[at] = attend(queries[at], parts, layer.scaling).flatten(1)
+            pool, side = self.method.parts(cache, [row for _, row in reduced], queries[at])
+            out[at] = attend(queries[at], pool, side, layer.scaling).flatten(1)
         if isinstance(self.method, Watcher):
             for i, row in self._step:
                 self.method.watch_step(cache, row, queries[i : i + 1])

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .kv_side import Part, Side
+from .kv_side import Kept, Part, Side
 
 
 @dataclass(slots=True)
@@ -52,6 +52,7 @@ class Method(ABC):
         self.sides: dict[int, Side] = {}
         self.n_read = 0
         self.n_held = 0
+        self.of_step = Kept()  # what all layers of a step share
 
     def concerns(self, n_longest: int) -> bool:
         """Whether it is to know of a request of this many tokens at its end."""
@@ -62,8 +63,9 @@ class Method(ABC):
         """Plan the row's step of `row.n` tokens. False if nothing of it is left out."""
 
     @abstractmethod
-    def parts(self, cache: Cache, rows: Sequence[Row], q: torch.Tensor) -> list[Part]:
-        """What the queries q [batch, heads, head_dim] of the rows read in this layer."""
+    def parts(self, cache: Cache, rows: Sequence[Row], q: torch.Tensor) -> tuple[Part, Part | None]:
+        """What the queries q [batch, heads, head_dim] of the rows read in this layer: of the pool, and
+        beside it."""
 
     def reads_prompt(self, n_before: int, n: int) -> bool:
         """Whether it reads a prompt's tokens from `n_before` up to `n` its own way, by `prompt`."""

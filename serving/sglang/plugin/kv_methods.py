@@ -97,21 +97,20 @@ class EmsReading(Watcher):
         state = row.layers.setdefault(cache.layer, _Watched())
         state.queries = self._last(state.queries, q)
 
-    def parts(self, cache: Cache, rows: Sequence[Row], q: torch.Tensor) -> list[Part]:
-        """The entries, and the tokens since."""
-        held, since = [], []
+    def parts(self, cache: Cache, rows: Sequence[Row], q: torch.Tensor) -> tuple[Part, Part]:
+        """The tokens since, and the entries."""
+        held = []
         for row in rows:
             state = row.layers.setdefault(cache.layer, _Watched())
             if row.plan.before >= 0:
                 self._compress(cache, row, state)
             held.append(state.slots)
-            since.append(cache.slots(row, row.plan.covered, row.n))
-            self.count(row, self.config.budget + len(since[-1]))
-        side = self.side(cache)
-        return [
-            beside(side, held, by_mass=self.config.mass_bias),
-            Part(cache.k, cache.v, pad(since)[:, None]),
-        ]
+            self.count(row, self.config.budget + row.n - row.plan.covered)
+        since = self.of_step(
+            [x for row in rows for x in (row, row.n, row.plan.covered)],
+            lambda: pad([cache.slots(row, row.plan.covered, row.n) for row in rows])[:, None],
+        )
+        return Part(cache.k, cache.v, since), beside(self.side(cache), held, by_mass=self.config.mass_bias)
 
     def table(self) -> dict[str, Any]:
         """Besides, `partial`: prompts of which a cached beginning was not seen being read."""
@@ -216,15 +215,18 @@ class ActQKVReading(Method):
                 state.k = k
         return True
 
-    def parts(self, cache: Cache, rows: Sequence[Row], q: torch.Tensor) -> list[Part]:
+    def parts(self, cache: Cache, rows: Sequence[Row], q: torch.Tensor) -> tuple[Part, None]:
         """The slots of the selected pages."""
         config, side = self.config, self.side(cache, d_v=0)
         states = [self._means(cache, side, row) for row in rows]
-        n_tokens = torch.tensor([row.n for row in rows], device=q.device)
-        n_pages = (n_tokens + config.page - 1) // config.page
+        at, n_tokens = self.of_step(
+            [x for row in rows for x in (row, row.n)],
+            lambda: torch.tensor([(row.at, row.n) for row in rows], device=q.device).T.contiguous(),
+        )
         k = torch.tensor([state.k for state in states], device=q.device)
         # The last page is always read, so its score does not matter, nor that it has none when not full.
-        table = torch.nn.functional.pad(pad([state.slots for state in states]), (0, 1), value=-1)
+        slots = [state.slots for state in states]
+        table = side.listed(slots, lambda: torch.nn.functional.pad(pad(slots), (0, 1), value=-1))
         scores = actqkv.page_scores(q, side.k, table)
         for b, (row, state) in enumerate(zip(rows, states, strict=True)):
             if row.plan % config.refresh == 1 or config.refresh == 1:
@@ -233,15 +235,11 @@ class ActQKVReading(Method):
                     scores[b, config.n_first : end], q.shape[1], q.shape[2]
                 )
         width = config.n_first + config.n_last + max(state.k for state in states)
-        selected = actqkv.select(
-            scores, n_pages, k, width=width, n_first=config.n_first, n_last=config.n_last
-        )
-        position = selected[..., None] * config.page + torch.arange(config.page, device=q.device)
-        there = (selected[..., None] >= 0) & (position < n_tokens[:, None, None])
-        at = torch.tensor([row.at for row in rows], device=q.device)[:, None, None]
-        limit = cache.table.shape[1] - 1
-        slots = torch.where(there, cache.table[at, position.clamp(0, limit)].long(), -1).flatten(1)
-        return [Part(cache.k, cache.v, slots[:, None])]
+        chosen = actqkv.chosen_slots(
+            scores, n_tokens, k, cache.table, at,
+            page=config.page, width=width, n_first=config.n_first, n_last=config.n_last,
+        )  # fmt: skip
+        return Part(cache.k, cache.v, chosen), None
 
     def _means(self, cache: Cache, side: Side, row: Row) -> _Pages:
         config = self.config
@@ -303,17 +301,21 @@ class DeltaLLMReading(Method):
         out = deltallm.hybrid_attention(every, k, near, v, config.local, config.sink, cache.scale)
         return out[row.n - len(q) :]
 
-    def parts(self, cache: Cache, rows: Sequence[Row], q: torch.Tensor) -> list[Part]:
-        """The runs, by how many tokens they are; the first tokens and the window."""
-        side, runs, exact = self.side(cache), [], []
+    def parts(self, cache: Cache, rows: Sequence[Row], q: torch.Tensor) -> tuple[Part, Part]:
+        """The first tokens and the window; the runs, by how many tokens they are."""
+        side, sink, runs = self.side(cache), self.config.sink, []
         for row in rows:
             state = self._encode(cache, side, row)
-            first, window = cache.slots(row, 0, self.config.sink), cache.slots(row, row.plan, row.n)
             assert state.slots is not None, "a step that reads runs, and none were made"
             runs.append(state.slots)
-            exact.append(torch.cat([first, window]))
-            self.count(row, len(runs[-1]) + len(exact[-1]))
-        return [beside(side, runs, by_mass=True), Part(cache.k, cache.v, pad(exact)[:, None])]
+            self.count(row, len(runs[-1]) + sink + row.n - row.plan)
+
+        def exact(row: Row) -> torch.Tensor:
+            return torch.cat([cache.slots(row, 0, sink), cache.slots(row, row.plan, row.n)])
+
+        of = [x for row in rows for x in (row, row.n, row.plan)]
+        listed = self.of_step(of, lambda: pad([exact(row) for row in rows])[:, None])
+        return Part(cache.k, cache.v, listed), beside(side, runs, by_mass=True)
 
     def table(self) -> dict[str, Any]:
         """Besides, how many runs the encoded tokens were, over heads."""

@@ -5,8 +5,8 @@ written to again, nor freed, by a KV method. What a method makes of the tokens l
 pool for each layer, where slot s holds for head h whatever h keeps there.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,12 +15,13 @@ from ...kernels import paged
 
 class Side:
     """The slots of one layer: k, v [slots, kv_heads, head_dim]; mass float32 [slots, kv_heads], how many
-    tokens an entry stands for, 0 for none. It grows by doubling."""
+    tokens an entry stands for, 0 for none. It grows by doubling. `listed` is what a step last read of it."""
 
     def __init__(self, n_kv: int, d_k: int, d_v: int, dtype: torch.dtype, device: torch.device) -> None:
         self.k = torch.zeros(0, n_kv, d_k, dtype=dtype, device=device)
         self.v = torch.zeros(0, n_kv, d_v, dtype=dtype, device=device)
         self.mass = torch.zeros(0, n_kv, device=device)
+        self.listed = Kept()
         self._free: list[int] = []
 
     def put(self, k: torch.Tensor, v: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
@@ -57,23 +58,38 @@ class Side:
         self._free.extend(range(new - 1, old - 1, -1))
 
 
+class Kept:
+    """What was last made of some things: made anew when they change, by identity or, of numbers, by value."""
+
+    def __init__(self) -> None:
+        self._of: list[Any] = []
+        self._made: Any = None
+
+    def __call__(self, of: Sequence[Any], make: Callable[[], Any]) -> Any:
+        """`make()`, or what it gave for the same last time."""
+        same = len(of) == len(self._of) and all(
+            a is b or (isinstance(a, int) and a == b) for a, b in zip(of, self._of, strict=True)
+        )
+        if not same:
+            self._of, self._made = list(of), make()
+        return self._made
+
+
 class Part(NamedTuple):
     """Entries to be read: slots int64 [batch, kv_heads or 1, width] of caches [slots, kv_heads, head_dim],
-    negative for none; `bias` as slots is added to their logits, or None."""
+    negative for none. With `mass` [slots, kv_heads] an entry counts as often as it stands for tokens."""
 
     k: torch.Tensor
     v: torch.Tensor
     slots: torch.Tensor
-    bias: torch.Tensor | None = None
+    mass: torch.Tensor | None = None
 
 
 def beside(side: Side, rows: Sequence[torch.Tensor], *, by_mass: bool) -> Part:
-    """What rows hold in a layer's side pool; each of `rows` int64 [its entries]. With `by_mass` an entry
-    counts as often as it stands for tokens."""
-    slots = pad(rows)
-    mass = side.mass[slots.clamp_min(0)].transpose(1, 2)  # [batch, kv_heads, width]
-    there = torch.where((mass > 0) & (slots >= 0)[:, None], slots[:, None], -1)
-    return Part(side.k, side.v, there, mass.clamp_min(1).log() if by_mass else None)
+    """What rows hold in a layer's side pool; each of `rows` int64 [its entries], and the same while it holds
+    the same, so that they are laid side by side once and not at each step."""
+    slots = side.listed(rows, lambda: pad(rows)[:, None])
+    return Part(side.k, side.v, slots, side.mass if by_mass else None)
 
 
 def pad(rows: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -81,15 +97,13 @@ def pad(rows: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=-1)
 
 
-def attend(q: torch.Tensor, parts: Sequence[Part], scale: float) -> torch.Tensor:
-    """One softmax over all parts: q [batch, heads, head_dim] → as q. On a GPU a kernel for each part, and
-    their union by log-sum-exp."""
+def attend(q: torch.Tensor, pool: Part, side: Part | None, scale: float) -> torch.Tensor:
+    """One softmax over what is read of the pool and beside it: q [batch, heads, head_dim] → as q."""
     if not q.is_cuda:
-        return attend_gathered(q, parts, scale)
-    o, lse = paged.decode(q, parts[0].k, parts[0].v, parts[0].slots, scale, parts[0].bias)
-    for part in parts[1:]:
-        o, lse = paged.merge(o, lse, *paged.decode(q, part.k, part.v, part.slots, scale, part.bias))
-    return o
+        return attend_gathered(q, [pool] if side is None else [side, pool], scale)
+    if side is None:
+        return paged.decode(q, *pool[:3], scale)[0]
+    return paged.decode_beside(q, *pool[:3], *side, scale)[0]
 
 
 def attend_gathered(q: torch.Tensor, parts: Sequence[Part], scale: float) -> torch.Tensor:
@@ -103,8 +117,8 @@ def attend_gathered(q: torch.Tensor, parts: Sequence[Part], scale: float) -> tor
         head = torch.arange(n_kv, device=q.device)[None, :, None]
         at = part.slots.clamp_min(0)
         s = torch.einsum("bhgd,bhwd->bhgw", grouped, part.k[at, head].to(wide)) * scale
-        if part.bias is not None:
-            s = s + part.bias[:, :, None].to(wide)
+        if part.mass is not None:
+            s = s + part.mass[at, head][:, :, None].to(wide).log()  # of none -inf
         logits.append(s.masked_fill((part.slots < 0)[:, :, None], -torch.inf))
         values.append(part.v[at, head].to(wide))
     p = torch.softmax(torch.cat(logits, -1), -1)

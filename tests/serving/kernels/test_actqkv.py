@@ -229,10 +229,24 @@ def test_windows_keep_their_borders_wherever_a_part_begins():
     assert reference.windows(12, 24, 12) == [(12, 24)]
 
 
-def test_no_power_is_the_mean_query_of_infllm():
+def test_no_power_is_the_mean_query_of_infllm(monkeypatch):
     q, k, v = prompt()
     q[5::12] *= 4  # a token of each window that deviates
     plain = actqkv.retrieve(q, k, v, D**-0.5, n_best=1, power=0.0, **SIZES)
     weighed = actqkv.retrieve(q, k, v, D**-0.5, n_best=1, **SIZES)
     assert not torch.allclose(plain, weighed)
-    torch.testing.assert_close(plain, reference.retrieve(q, k, v, D**-0.5, n_best=1, power=0.0, **SIZES))
+    for x in (q[:12].flatten(1), q[84:].flatten(1)):
+        torch.testing.assert_close(actqkv.probe_query(x, 0.0), x.mean(0), rtol=0, atol=1e-14)
+    monkeypatch.setattr(reference, "probe_query", lambda x, power: x.mean(-2))
+    assert torch.equal(plain, actqkv.retrieve(q, k, v, D**-0.5, n_best=1, **SIZES))
+
+
+def test_no_value_is_needed_on_the_host_to_choose_what_is_read():
+    """Tensors without values would end it."""
+    q, keys, _, table, seq_lens, used = (x.to("meta") for x in cache())
+    means = actqkv.page_means(keys, torch.full((len(keys),), PAGE, device="meta"))
+    scores = actqkv.page_scores(q, means, table)
+    chosen = actqkv.select(scores, used, torch.full_like(used, 2), width=5, n_first=1, n_last=2)
+    slots = actqkv.slots_of(chosen, table, seq_lens, PAGE)
+    assert slots.shape == (3, 1, 5 * PAGE)
+    assert actqkv.effective_pages(scores, q.shape[1], D).shape == (3,)

@@ -75,6 +75,31 @@ def test_every_token_is_in_one_entry_or_dropped_and_counts_add_up():
         assert (entries.position[h, 1:] > entries.position[h, :-1]).all()
 
 
+def test_every_token_is_in_one_class():
+    """Important, merged, in the zero class, irrelevant or in the window; what became of it follows."""
+    q, k, v = sequence()
+    config = small(gamma=0.8)
+    s = ems.score(q, k, config, SCALE)
+    entries = ems.compress(k, v, s, config)
+    centres, tokens = ems.classify(s, config)
+    target = reference.assign(k, v, centres, tokens, config.tau)
+    for h in range(2):
+        candidates, became = tokens[h][tokens[h] >= 0], target[h][tokens[h] >= 0]
+        important, window = set(centres[h].tolist()), set(range(112, 120))
+        merged = dict(zip(candidates.tolist(), became.tolist(), strict=True))
+        zero = {token for token, entry in merged.items() if entry == config.n_centres}
+        merged = {token: entry for token, entry in merged.items() if entry < config.n_centres}
+        irrelevant = set(range(120)) - important - window - merged.keys() - zero
+        classes = [important, set(merged), zero, irrelevant, window]
+        assert all(classes)
+        assert sum(map(len, classes)) == 120 == len(set().union(*classes))
+        source = entries.source[h].tolist()
+        assert [source[token] for token in sorted(important)] == [*range(16)]
+        assert all(source[token] == entry for token, entry in merged.items())
+        assert all(source[token] == -1 for token in zero | irrelevant)
+        assert [source[token] for token in sorted(window)] == [*range(16, 24)]
+
+
 def test_heads_are_compressed_each_for_itself():
     q, k, v = sequence()
     config = small()
@@ -249,6 +274,23 @@ def test_a_cached_prefix_counts_columns_by_who_could_see_them():
     seen = torch.tensor([min(120 - j, 60) for j in range(120)])
     rate = total / seen
     torch.testing.assert_close(s, torch.maximum(rate * local.mean(1, True) / rate.mean(1, True), local))
+
+
+def test_a_prompt_scored_a_few_queries_at_a_time_is_scored_alike(monkeypatch):
+    q, k, _ = sequence()
+    whole = reference.row_lse(q[60:], k, SCALE), *ems.column_sums(q[60:], k, 8, SCALE)
+    monkeypatch.setattr(reference, "_chunks", lambda q, _: [(0, 1), (1, 40), (40, 55), (55, len(q))])
+    parts = reference.row_lse(q[60:], k, SCALE), *ems.column_sums(q[60:], k, 8, SCALE)
+    for part, all_at_once in zip(parts, whole, strict=True):
+        torch.testing.assert_close(part, all_at_once)
+
+
+def test_the_logits_in_memory_do_not_grow_with_the_prompt():
+    for n in (1000, 100_000):
+        q, k = torch.empty(n, 32, 1, device="meta"), torch.empty(n, 8, 1, device="meta")
+        chunks = reference._chunks(q, k)
+        assert chunks[0][0] == 0 and chunks[-1][1] == n
+        assert all((b - a) * 32 * n <= 2**24 for a, b in chunks)
 
 
 def test_what_is_not_finite_is_told():

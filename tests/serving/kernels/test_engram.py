@@ -5,6 +5,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: make test-sglang runs this")
 
 from abduce.serving.kernels import engram  # noqa: E402
+from abduce.serving.kernels.base import TOLERANCE, disagreement  # noqa: E402
+from abduce.serving.kernels.engram import hashing  # noqa: E402
+from abduce.serving.kernels.engram.generator import integers  # noqa: E402
 
 
 def rng(seed=0):
@@ -63,6 +66,52 @@ def test_multipliers_are_odd_and_products_fit():
     assert engram.multipliers_of(1, 100, 3) != engram.multipliers_of(2, 100, 3)
 
 
+def as_published(tokens, layers, size, max_order, n_heads, base, pad, seed=0):
+    """The source's demonstration anew, in numpy: for each layer its multipliers, its primes in the order of
+    the columns, and its rows [tokens, columns]."""
+    numpy = pytest.importorskip("numpy")
+    half, seen, told = max(1, (2**63 - 1) // size // 2), set(), []
+    for layer in layers:
+        drawn = numpy.random.default_rng(seed + 10007 * layer).integers(0, half, (max_order,), numpy.int64)
+        shifted = [numpy.concatenate([numpy.full(s, pad), tokens])[: len(tokens)] for s in range(max_order)]
+        primes, rows, begin = [], [], 0
+        for order in range(2, max_order + 1):
+            mix, start = shifted[0] * (2 * drawn[0] + 1), base - 1
+            for s in range(1, order):
+                mix = mix ^ (shifted[s] * (2 * drawn[s] + 1))
+            for _ in range(n_heads):
+                start += 1
+                while start in seen or any(start % q == 0 for q in range(2, int(start**0.5) + 1)):
+                    start += 1
+                seen.add(start)
+                primes.append(start)
+                rows.append(mix % start + begin)
+                begin += start
+        told.append((tuple(int(2 * x + 1) for x in drawn), tuple(primes), numpy.stack(rows, 1)))
+    return told
+
+
+@pytest.mark.parametrize(("max_order", "n_heads", "base"), [(3, 8, 646_400), (4, 3, 1000)])
+def test_layouts_and_rows_are_those_of_the_published_demonstration(max_order, n_heads, base):
+    size, tokens = 98_980, torch.randint(0, 98_980, (50,), generator=rng(6))
+    ours = engram.layouts([1, 15], size, max_order=max_order, n_heads=n_heads, base=base)
+    theirs = as_published(tokens.numpy(), [1, 15], size, max_order, n_heads, base, pad=2)
+    for layout_, (multipliers, primes, rows) in zip(ours, theirs, strict=True):
+        assert (layout_.multipliers, layout_.primes) == (multipliers, primes)
+        found = engram.hash_rows(engram.predecessors(tokens, [50], max_order, pad=2), layout_)
+        assert found.tolist() == rows.tolist()
+
+
+def test_multipliers_are_those_that_numpy_draws():
+    drawn = integers(0, 2**40, 3)
+    assert drawn == [700_346_781_657, 296_633_628_802, 45_050_865_998]
+    numpy = pytest.importorskip("numpy", reason="numpy is not installed")
+    for seed in (0, 7, 10_007, 2**32, 2**100 + 1):
+        for bound in (2**32 + 1, 2**40, 46_540_000_000_000, 3 * 2**61 + 7, 2**63 - 1):
+            theirs = numpy.random.default_rng(seed).integers(0, bound, 50, dtype=numpy.int64)
+            assert integers(seed, bound, 50) == theirs.tolist()
+
+
 def test_parts_batches_and_prefixes_give_what_one_pass_gives():
     table = layout()
     tokens = torch.randint(0, 5000, (30,), generator=rng(1))
@@ -107,6 +156,29 @@ def test_tokens_that_look_alike_share_an_id():
     assert told[7] != told[8]
     assert size == len(set(told)) == max(told) + 1
     assert sorted(set(told), key=told.index) == [*range(size)]
+
+
+def test_texts_are_normalised_as_the_source_does():
+    """By its own library; what is new in Unicode's tables its version need not know."""
+    tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+    normalizers, regex, lone = tokenizers.normalizers, tokenizers.Regex, "\ue000"
+    steps = [normalizers.NFKC(), normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]
+    steps += [normalizers.Replace(regex(r"[ \t\r\n]+"), " ")]
+    steps += [normalizers.Replace(regex("^ $"), lone), normalizers.Strip()]
+    theirs = normalizers.Sequence([*steps, normalizers.Replace(lone, " ")])
+    points = [*range(0x600), *range(0x900, 0x970), *range(0x1E00, 0x2070), *range(0x3000, 0x3100), 0xFB01]
+    for text in (f"{before}{chr(point)}" for point in points for before in ("", " ", "a")):
+        assert hashing.normalised(text) == theirs.normalize_str(text), ascii(text)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("name", ["engram.gate", "engram.short_conv"])
+def test_kernels_in_float32_are_within_a_millionth(name):
+    from abduce.serving.kernels.engram.suite import KERNELS
+
+    [kernel] = [each for each in KERNELS if each.name == name]
+    for case in kernel.cases(torch.float32, torch.device("cpu")):
+        assert disagreement(kernel, case) * TOLERANCE[torch.float32] <= 1e-6
 
 
 def test_the_gate_lies_between_nothing_and_everything_and_is_a_half_for_an_empty_key():

@@ -48,6 +48,8 @@ def test_its_limits_are_threshold_decoding_and_the_sequential_order():
         confidence, masked = rows(seed)
         best = localleap.commits(confidence, masked, Config(2.0, 1.5, 4))
         assert torch.equal(best.sum(1), masked.any(1).long())
+        surest = confidence.masked_fill(~masked, -1).argmax(1)
+        assert best[torch.arange(len(best)), surest].equal(masked.any(1))
         threshold = (masked & (confidence >= 0.9)) | best
         assert torch.equal(localleap.commits(confidence, masked, Config(0.9, 0.9, 4)), threshold)
         assert torch.equal(localleap.commits(confidence, masked, Config(0.9, 0.3, 0)), threshold)
