@@ -89,7 +89,8 @@ def table(rows: dict[str, dict[str, Any]]) -> Iterator[str]:
         elif "seconds" not in row or not all(wrong <= 1 for wrong in errors(row)):
             cells += [""] * 5
         else:
-            cells += [micro(row["seconds"]), micro(row["replayed"]) if "replayed" in row else "not captured"]
+            captured = micro(row["replayed"]) if "replayed" in row else f"none: {row.get('uncaptured')}"
+            cells += [micro(row["seconds"]), captured]
             has_floor = "floor" in row
             cells.append(f"{micro(row['floor'])} ({row['of']})" if has_floor else "")
             cells.append(f"{row['floor'] / row['seconds']:.2f}" if has_floor else "")
@@ -166,9 +167,9 @@ class Findings:
         if self.file:
             self.file.write_text(self.text())
 
-    def red(self) -> str:
-        """The kernels that are not to be timed, by comma."""
-        return ",".join(name for name, row in self.rows.items() if not row.get("error", 2.0) <= 1)
+    def green(self) -> str:
+        """The kernels that were found right, by comma: no other is timed."""
+        return ",".join(name for name, row in self.rows.items() if row.get("error", 2.0) <= 1)
 
     def text(self) -> str:
         """Both tables."""
@@ -214,7 +215,7 @@ def main() -> None:
     for method in methods:
         left = begun + SECONDS - time.monotonic()
         limit = min(SECONDS_TIME, max(left, 1.0)) if on_gpu else HOUR
-        for what in said("time", method, device, "--red", findings.red(), *rates, seconds=limit):
+        for what in said("time", method, device, "--green", findings.green(), *rates, seconds=limit):
             findings.take(what)
     findings.heading.append(f"All of it took {time.monotonic() - begun:.0f} s.")
     print(findings.text())

@@ -1,12 +1,13 @@
 """What a method's specification asks of a GPU: steps of several kernels, timed beside what they replace.
 
-A study is a function `bars(machine)` that yields a `Bar` for each point. A step whose result is wrong has
-no time: `Machine.right` is asked before `Machine.seconds`.
+A study is a function `parts(machine)` that yields calls, each of which gives a `Bar` for each of its points:
+a part that fails takes no other's figures along. A step whose result is wrong has no time: `right` is asked
+before `Machine.seconds`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -18,6 +19,9 @@ class Bar(NamedTuple):
     asked: str
     measured: str
     met: bool | None
+
+
+Part: TypeAlias = Callable[[], Iterable[Bar]]
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ class Machine:
 
 def right(got: torch.Tensor, should: torch.Tensor, tolerance: float) -> None:
     """Raises ArithmeticError where an element is off by more than a share `tolerance` of the largest."""
-    off = float((got.double() - should.double()).abs().max() / should.double().abs().max())
-    if not off <= tolerance:
+    off = (got.double() - should.double()).abs().max() / should.double().abs().max()
+    if not bool(off <= tolerance):
         raise ArithmeticError(
-            f"the step is wrong: off by {off:.2g} of the largest, at most {tolerance} is right"
+            f"the step is wrong: off by {float(off):.2g} of the largest, at most {tolerance} is right"
         )

@@ -47,24 +47,32 @@ def worst_gradient(kernel: Kernel, device: torch.device) -> float:
     return max(gradient_disagreement(kernel, case) for case in kernel.cases(torch.float32, device))
 
 
-def times(kernels: tuple[Kernel, ...], machine: Machine, red: set[str]) -> Iterator[dict[str, Any]]:
-    """A row for each kernel that is not red, and one for its gradients."""
+def times(kernels: tuple[Kernel, ...], machine: Machine, green: set[str]) -> Iterator[dict[str, Any]]:
+    """A row for each kernel that was found right, and one for its gradients."""
     for kernel in kernels:
-        if kernel.name in red:
+        if kernel.name not in green:
             continue
-        small = [*kernel.cases(kernel.dtypes[0], machine.device)][-1]
-        call = small if machine.small else kernel.large(machine.device)
-        plain = partial(partial, **call)
-        yield {**row(kernel.name, kernel, plain, machine), **floor(kernel, call, machine)}
-        if kernel.gradients and with_gradients(kernel) not in red:
-            both = partial(gradients, call=call, by=kernel.gradients)
-            yield row(with_gradients(kernel), kernel, both, machine)
+        try:
+            yield from rows(kernel, machine, green)
+        except Exception as error:  # no memory for the call itself: the other kernels are wanted
+            yield {"kernel": kernel.name, "failed": in_a_line(error)}
 
 
-def timed_checks(kernels: tuple[Kernel, ...], machine: Machine, red: set[str]) -> Iterator[dict[str, Any]]:
+def rows(kernel: Kernel, machine: Machine, green: set[str]) -> Iterator[dict[str, Any]]:
+    """The kernel's row, and that of its gradients."""
+    small = [*kernel.cases(kernel.dtypes[0], machine.device)][-1]
+    call = small if machine.small else kernel.large(machine.device)
+    plain = partial(partial, **call)
+    yield {**row(kernel.name, kernel, plain, machine), **floor(kernel, call, machine)}
+    if kernel.gradients and with_gradients(kernel) in green:
+        both = partial(gradients, call=call, by=kernel.gradients)
+        yield row(with_gradients(kernel), kernel, both, machine)
+
+
+def timed_checks(kernels: tuple[Kernel, ...], machine: Machine, green: set[str]) -> Iterator[dict[str, Any]]:
     """Whether the timed calls were right: last, since a reference may need long for so much."""
     for kernel in kernels:
-        if kernel.name not in red and not machine.small:
+        if kernel.name in green and not machine.small:
             yield tried(kernel.name, "timed_error", partial(timed_error, kernel, machine.device))
 
 
@@ -121,11 +129,13 @@ def bars(method: str, machine: Machine) -> Iterator[dict[str, Any]]:
     """What the method's study says, where it has one."""
     if method not in STUDIES:
         return
-    try:
-        for bar in import_module(f"gpu.{method}").bars(machine):
-            yield {"bar": bar._asdict()}
-    except Exception as error:  # a line of the table: whatever it was, the other methods are wanted
-        yield {"bar": Bar(method, "", f"the study failed: {in_a_line(error)}", None)._asdict()}
+    for part in import_module(f"gpu.{method}").parts(machine):
+        try:
+            for bar in part():
+                yield {"bar": bar._asdict()}
+        except Exception as error:  # a line of the table: whatever it was, the other parts are wanted
+            failed = Bar(method, "", f"a part of the study failed: {in_a_line(error)}", None)
+            yield {"bar": failed._asdict()}
 
 
 def tried(name: str, key: str, measure: Callable[[], float], failed: str = "failed") -> dict[str, Any]:
@@ -152,7 +162,7 @@ def main() -> None:
     parser.add_argument("method", choices=METHODS)
     parser.add_argument("--device", required=True)
     parser.add_argument("--only", default="", help="one kernel")
-    parser.add_argument("--red", default="", help="kernels that are wrong, by comma: they are not timed")
+    parser.add_argument("--green", default="", help="kernels found right, by comma: others are not timed")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--copy", type=float, default=1.0, help="bytes a second of a large copy")
     parser.add_argument("--product", type=float, default=1.0, help="multiply-adds × 2 a second")
@@ -164,8 +174,10 @@ def main() -> None:
         found = check(kernels, device)
     else:
         here = machine(device, chosen.small, chosen.copy, chosen.product)
-        red = set(chosen.red.split(","))
-        found = chain(times(kernels, here, red), bars(chosen.method, here), timed_checks(kernels, here, red))
+        green = set(chosen.green.split(","))
+        found = chain(
+            times(kernels, here, green), bars(chosen.method, here), timed_checks(kernels, here, green)
+        )
     for what in found:
         print(json.dumps(what), flush=True)
 

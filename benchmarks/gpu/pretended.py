@@ -5,12 +5,14 @@ compute with. Needs a build of torch for CUDA (PyPI's for Linux), whose device c
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.nn.attention.bias
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -165,13 +167,32 @@ def pretended_gpu() -> Iterator["Pretended"]:
         patch.object(torch.autograd.Function, "apply", apply),
         patch.object(torch.autograd, "grad", lambda _, by, **__: tuple(torch.zeros_like(x) for x in by)),
         patch.object(torch.Tensor, "record_stream", lambda *_: None),
-        patch.object(torch.Tensor, "pin_memory", lambda x, *_: x),
+        patch.object(torch.Tensor, "pin_memory", _pinned),
+        patch.object(ThreadPoolExecutor, "submit", _at_once),
+        patch.object(torch.nn.attention.bias, "causal_lower_right", _mask),
         mode,
     ):
         try:
             yield mode
         finally:
             torch._C._set_only_lift_cpu_tensors(lifted)
+
+
+def _pinned(x: torch.Tensor) -> torch.Tensor:
+    x.seen_by_gpu = True  # type: ignore[attr-defined]
+    return x
+
+
+def _mask(n_q: int, n: int) -> torch.Tensor:
+    """In place of `causal_lower_right`, whose kind of tensor cannot be made here."""
+    return torch.ones(n_q, n, dtype=torch.bool, device=DEVICE).tril(n - n_q)
+
+
+def _at_once(_: ThreadPoolExecutor, call: Callable[..., Any], *args: Any) -> "Future[Any]":
+    """In place of `submit`: another thread would be outside of what is pretended."""
+    done: Future[Any] = Future()
+    done.set_result(call(*args))
+    return done
 
 
 class _Event:
