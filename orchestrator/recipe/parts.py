@@ -79,7 +79,7 @@ def near(problem: str, key: object, known: Iterable[str]) -> str:
     names = sorted(set(known))
     close = get_close_matches(str(key).strip().casefold(), names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    if key in _DRAWN and not {"tokens", "sampling"} & set(names):
+    if key in _DRAWN and "tokens" not in names:  # a budget has them
         hint = f" It stands under the policy: policy.sampling.{key}, as in {{sampling: {{{key}: …}}}}."
     return f"{problem}.{hint} Allowed: {', '.join(names) or 'none'}."
 
